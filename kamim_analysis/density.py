@@ -1,0 +1,44 @@
+"""From a keypoint map to KAMIM's weights (arXiv 2407.13873, section 3.2)."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from .errors import UserError
+from .patches import block_mean
+
+
+def density_weights(density: Float[Tensor, "b gy gx"], temperature: float) -> Float[Tensor, "b gy gx"]:
+    """KAMIM's weight of each weight patch from its keypoint density; the least in each image is exactly 1.
+
+    W = exp(D / T) / min over the image of exp(D / T)   (equation 2), computed as exp((D - min D) / T).
+
+    Where T is so small that the weight exceeds what float32 holds it is the largest finite float, so a
+    sum over weights can still be normalised without NaN; densities are at most 1, so this takes T < 0.0113.
+
+    >>> density_weights(torch.tensor([[[0.0, 0.25], [0.5, 0.0]]]), temperature=0.25)
+    tensor([[[1.0000, 2.7183],
+             [7.3891, 1.0000]]])
+    """
+    if not temperature > 0:
+        raise UserError(f"temperature {temperature} is not positive; KAMIM's default is 0.25")
+    excess = density - density.amin((-2, -1), keepdim=True)
+    return (excess / temperature).exp().clamp(max=torch.finfo(torch.float32).max)
+
+
+def patch_weights(
+    maps: Shaped[Tensor, "b y x"], patch_size: int = 8, temperature: float = 0.25
+) -> Float[Tensor, "b gy gx"]:
+    """KAMIM's weights of a batch of keypoint maps [B, H, W] (0 or 1), one for each weight patch: [B, H/p, W/p].
+
+    The density of a weight patch is the share of its pixels that the map sets. An image without keypoints has
+    weights of exactly 1, which makes KAMIM's loss SimMIM's. Source: arXiv 2407.13873, equations 1 and 2.
+
+    Raises UserError when `patch_size` does not divide the map or the temperature is not positive.
+
+    >>> maps = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    >>> patch_weights(maps, patch_size=8, temperature=0.25)
+    tensor([[[1., 1.],
+             [1., 1.]]])
+    """
+    return density_weights(block_mean(maps, patch_size), temperature)

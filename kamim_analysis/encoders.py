@@ -1,0 +1,101 @@
+"""Encoders: always unmodified timm models, known to the rest of the code by their anatomy."""
+
+import warnings
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from . import plugins
+from .errors import UserError
+from .models._anatomy import Anatomy, Block
+from .timm_names import check_architecture
+
+_FAMILIES = "kamim_analysis.models"
+
+
+def named() -> dict[str, str]:
+    """The papers' encoders by short name, with timm's name of each."""
+    return {
+        name: architecture
+        for family in plugins.load_all(_FAMILIES).values()
+        for name, architecture in family.NAMED.items()
+    }
+
+
+def anatomy(encoder: nn.Module) -> Anatomy:
+    """What the encoder is made of. Raises UserError for a model of no known family."""
+    families = plugins.load_all(_FAMILIES)
+    for family in families.values():
+        if family.matches(encoder):
+            described: Anatomy = family.describe(encoder)
+            return described
+    raise UserError(
+        f"{type(encoder).__name__} is of no known family ({', '.join(families)}): its attention cannot be located"
+    )
+
+
+def create(name: str, image_size: int, *, sizes: dict[str, int] | None = None, **options: Any) -> nn.Module:
+    """A timm encoder without classifier, random weights, for square images.
+
+    `name` is one of `named()` or any timm ViT or Swin. `sizes` changes width, depth, heads or patch_size; `options`
+    go to timm. The model carries `architecture` and `model_args`, enough for timm to build it again.
+    """
+    architecture = named().get(name) or check_architecture(name)
+    family = _family_of(architecture)
+    arguments = (family.arguments(image_size, sizes or {}) if family else {"img_size": image_size}) | options
+    return build(architecture, arguments)
+
+
+def _family_of(architecture: str) -> Any:
+    families = plugins.load_all(_FAMILIES)
+    return families["swin"] if architecture.startswith("swin_") else families["vit"]
+
+
+def build(architecture: str, arguments: dict[str, Any], *, pretrained: bool = False) -> Any:
+    """`timm.create_model` without classifier; what timm refuses becomes one line."""
+    import timm
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = timm.create_model(architecture, pretrained=pretrained, num_classes=0, **arguments)
+    except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"timm cannot build {architecture} with {arguments}: {reason}") from error
+    model.architecture, model.model_args = architecture, arguments
+    return model
+
+
+def patch_tokens(tokens: Float[Tensor, "b ..."], prefix_tokens: int) -> Float[Tensor, "b n d"]:
+    """Patch tokens of a layer as [B, N, C]: the prefix dropped, Swin's [B, H, W, C] flattened."""
+    return tokens.flatten(1, -2)[:, prefix_tokens:]
+
+
+def pool(tokens: Float[Tensor, "b ..."], prefix_tokens: int, pooling: str) -> Float[Tensor, "b d"]:
+    """One feature for each image: the mean of its patch tokens, or its cls token.
+
+    Raises UserError where cls is asked of an encoder without one.
+    """
+    if pooling == "mean":
+        return patch_tokens(tokens, prefix_tokens).mean(1)
+    if prefix_tokens == 0:
+        raise UserError("this encoder has no cls token; use --pooling mean")
+    return tokens[:, 0]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Any:
+    """Evaluation mode without gradients; the mode is restored on leaving."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+__all__ = ["Anatomy", "Block", "anatomy", "build", "create", "evaluating", "named", "patch_tokens", "pool"]

@@ -1,0 +1,97 @@
+"""Batches of pictures for a frozen model: timm's evaluation transform, unreadable files left out and counted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .data import Pictures, Unreadable
+from .decode import UnreadableImage
+from .runtime import quiet_worker
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Normalised images with their classes and their indices in the data."""
+
+    images: Float[Tensor, "b 3 y x"]
+    labels: Int64[Tensor, " b"]
+    indices: Int64[Tensor, " b"]
+
+
+class _Evaluated(Dataset[Any]):
+    def __init__(self, pictures: Pictures, indices: Sequence[int], transform: Any) -> None:
+        self.pictures, self.indices, self.transform = pictures, list(indices), transform
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Any:
+        index = self.indices[position]
+        try:
+            rgb, label = self.pictures.read(index)
+        except UnreadableImage as error:
+            return error
+        return self.transform(Image.fromarray(rgb)), label, index
+
+
+def _collate(items: list[Any]) -> tuple[ImageBatch | None, list[UnreadableImage]]:
+    failed = [item for item in items if isinstance(item, UnreadableImage)]
+    read = [item for item in items if not isinstance(item, UnreadableImage)]
+    if not read:
+        return None, failed
+    images, labels, indices = zip(*read, strict=True)
+    return ImageBatch(torch.stack(images), torch.tensor(labels), torch.tensor(indices)), failed
+
+
+def image_batches(
+    pictures: Pictures,
+    indices: Sequence[int],
+    transform: Any,
+    unreadable: Unreadable,
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+) -> Iterator[ImageBatch]:
+    """Batches of the pictures at `indices`, in that order, through `transform` (a Pillow image -> float [3, H, W])."""
+    loader = DataLoader(
+        _Evaluated(pictures, indices, transform),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=quiet_worker,
+    )
+    for batch, failed in loader:
+        unreadable.add(failed)
+        if batch is not None:
+            yield batch
+
+
+def choose(pictures: Pictures, count: int | None, seed: int, *, shown: tuple[int, ...] = ()) -> list[int]:
+    """Indices of `count` pictures (all when None) in a seeded random order.
+
+    The first sum(shown) are for display: shown[0] of one class, shown[1] of the next, ..., the classes with the most
+    pictures first; figure 10 of KAMIM takes (6, 6, 4). Fewer where a class has fewer.
+    """
+    order = np.random.default_rng(seed).permutation(len(pictures))
+    if pictures.labels is not None and shown:
+        order = _display_first(order, np.asarray(pictures.labels), shown)
+    return [int(i) for i in order[:count]]
+
+
+def _display_first(order: ndarray, labels: ndarray, shown: tuple[int, ...]) -> ndarray:
+    classes, counts = np.unique(labels, return_counts=True)
+    largest = classes[np.argsort(-counts, kind="stable")][: len(shown)]
+    groups = [order[labels[order] == label][:size] for label, size in zip(largest, shown, strict=False)]
+    # one of each class at the head, so that a figure of the first few pictures shows several classes
+    heads = [group[:1] for group in groups]
+    first = np.concatenate(heads + [group[1:] for group in groups])
+    rest: ndarray = order[~np.isin(order, first)]
+    return np.concatenate([first, rest])

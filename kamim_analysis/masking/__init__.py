@@ -1,0 +1,1 @@
+"""Masking strategies, one file each."""

@@ -1,0 +1,56 @@
+"""Vision transformers with attention over all tokens: timm's ViT, DeiT, DINOv2, DINOv3, EVA, BEiT and kin."""
+
+from typing import Any
+
+from torch import nn
+
+from ..shapes import Grid, Size
+from ._anatomy import Anatomy, Block
+
+#: the papers' sizes: timm's name of each
+NAMED = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+}
+#: our words for a size on the left, timm's on the right
+_ARGUMENTS = {"width": "embed_dim", "depth": "depth", "heads": "num_heads", "patch_size": "patch_size"}
+
+
+def arguments(image_size: int, sizes: dict[str, int]) -> dict[str, Any]:
+    """Arguments of timm's constructor for an image size and changed sizes (width, depth, heads, patch_size)."""
+    return {"img_size": image_size} | {_ARGUMENTS[name]: value for name, value in sizes.items()}
+
+
+def matches(model: nn.Module) -> bool:
+    """Whether the model is a plain stack `blocks`, each with `attn`, on one grid of patches."""
+    blocks = getattr(model, "blocks", None)
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    return isinstance(blocks, nn.Sequential | nn.ModuleList) and grid is not None and hasattr(blocks[0], "attn")
+
+
+def describe(model: Any) -> Anatomy:
+    """The anatomy of a timm vision transformer."""
+    grid, patch = Grid(*model.patch_embed.grid_size), Size(*model.patch_embed.patch_size)
+    prefix = int(model.num_prefix_tokens)
+    return Anatomy(
+        family="vit",
+        image_size=Size(grid.height * patch.height, grid.width * patch.width),
+        patch_embed="patch_embed",
+        mask_patch=patch.height,
+        stride=patch.height,
+        width=int(model.embed_dim),
+        prefix_tokens=prefix,
+        blocks=tuple(
+            Block(
+                layer=i + 1,
+                path=f"blocks.{i}",
+                attention=f"blocks.{i}.attn",
+                heads=int(block.attn.num_heads),
+                grid=grid,
+                patch_size=patch,
+                prefix_tokens=prefix,
+            )
+            for i, block in enumerate(model.blocks)
+        ),
+    )

@@ -1,0 +1,45 @@
+"""Plug-ins are found by file name: a package's modules, less those that begin with an underscore."""
+
+import pkgutil
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+from .errors import UserError
+
+
+def names(package: str) -> list[str]:
+    """Names of the plug-ins in `package`, sorted, without importing any of them.
+
+    >>> names("kamim_analysis.keypoints")
+    ['fast', 'orb', 'sift']
+    """
+    spec = find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ValueError(f"{package} is not a package")
+    return sorted(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations) if not m.name.startswith("_"))
+
+
+def check(name: str, available: list[str], kind: str) -> str:
+    """`name` itself if it is one of `available`; else a UserError that names those there are."""
+    if name in available:
+        return name
+    near = nearest(name, available)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    raise UserError(f"unknown {kind} {name!r}{hint}; there are: {', '.join(available)}")
+
+
+def nearest(name: str, available: list[str]) -> str | None:
+    """The available name most like `name`, or None where none is."""
+    return next(iter(get_close_matches(name, available, n=1)), None)
+
+
+def load(package: str, name: str, kind: str) -> ModuleType:
+    """The module of plug-in `name`. Raises UserError for an unknown one."""
+    return import_module(f"{package}.{check(name, names(package), kind)}")
+
+
+def load_all(package: str) -> dict[str, ModuleType]:
+    """Every plug-in of `package` by name."""
+    return {name: import_module(f"{package}.{name}") for name in names(package)}

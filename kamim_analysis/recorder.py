@@ -1,0 +1,213 @@
+"""See inside an unmodified encoder: forward hooks that hand over attention and tokens, only inside `with`.
+
+>>> import torch, kamim_analysis as ka
+>>> encoder = ka.load_encoder("random:vit_tiny_patch16_224", image_size=32)
+>>> with ka.record(encoder) as recording:
+...     _ = encoder(torch.zeros(1, 3, 32, 32))
+>>> recording.attention[12].shape          # layer 12, [batch, heads, tokens, tokens]: cls and 2 x 2 patches
+torch.Size([1, 3, 5, 5])
+>>> recording.tokens[0].shape              # layer 0 is the embedding, [batch, tokens, channels]
+torch.Size([1, 5, 192])
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .encoders import anatomy
+from .errors import UserError
+from .models._anatomy import Anatomy, Block
+from .windows import stitch_attention, stitch_tokens
+
+Kind = Literal["attention", "tokens", "attention_input", "attention_output"]
+Layers = Literal["all"] | Sequence[int]
+Sink = Callable[[Kind, int, Tensor], None]
+# a softmax in bf16 leaves sums within about 2^-8 of one
+_ROW_SUM_TOLERANCE = 1e-2
+
+
+@dataclass
+class Recording:
+    """What one forward pass showed, by layer. Layer 0 is the embedding, layer i belongs to block i."""
+
+    anatomy: Anatomy
+    attention: dict[int, Float[Tensor, "b h t t"]] = field(default_factory=dict)
+    """Softmax attention of block i, prefix tokens included, rows summing to one."""
+    tokens: dict[int, Float[Tensor, "b t d"]] = field(default_factory=dict)
+    """Output of block i, before the final norm."""
+    attention_input: dict[int, Float[Tensor, "b t d"]] = field(default_factory=dict)
+    """What the attention module of block i is given: the block's input after its first norm."""
+    attention_output: dict[int, Float[Tensor, "b t d"]] = field(default_factory=dict)
+    """What the attention module of block i returns, after its projection and before the residual sum."""
+
+    def keep(self, kind: Kind, layer: int, values: Tensor) -> None:
+        """Store a tensor that a hook hands over."""
+        getattr(self, kind)[layer] = values.detach()
+
+
+@contextmanager
+def record(
+    encoder: nn.Module,
+    attention: Layers = "all",
+    tokens: Layers = "all",
+    attention_input: Layers = (),
+    attention_output: Layers = (),
+    sink: Sink | None = None,
+) -> Iterator[Recording]:
+    """Record the forward passes made inside `with`; each pass replaces what the one before left.
+
+    Arguments name the layers wanted: "all", or numbers (1 is the first block; 0, for tokens, the embedding; negative
+    ones count from the last). Windowed attention is stitched back to the whole image, [B, heads, N, N].
+
+    With `sink`, each tensor goes to `sink(kind, layer, values)` from within the hook and is then let go: memory does
+    not grow, and nothing leaves the device but what the sink keeps.
+
+    Attention is what the `attn_drop` of each attention module puts out, so fused attention is switched off meanwhile,
+    which changes outputs by rounding only. The flags and hooks are restored on leaving, also after an error.
+
+    Raises UserError for an unknown layer, a model of no known family, an attention whose probabilities never pass
+    through `attn_drop`, and rows that do not sum to one.
+    """
+    body = anatomy(encoder)
+    recording = Recording(body)
+    hooks = _Hooks(encoder, sink or recording.keep)
+    chosen = {
+        "attention": _layers(attention, body, least=1),
+        "tokens": _layers(tokens, body, least=0),
+        "attention_input": _layers(attention_input, body, least=1),
+        "attention_output": _layers(attention_output, body, least=1),
+    }
+    with ExitStack() as stack:
+        for block in body.blocks:
+            hooks.attach(stack, block, {kind for kind, layers in chosen.items() if block.layer in layers})
+        if 0 in chosen["tokens"]:
+            hooks.attach_embedding(stack, body.blocks[0])
+        yield recording
+    hooks.check_all_fired()
+
+
+def _layers(wanted: Layers, body: Anatomy, *, least: int) -> set[int]:
+    last = len(body.blocks)
+    if isinstance(wanted, str):
+        return set(range(least, last + 1))
+    layers = {layer + last + 1 if layer < 0 else layer for layer in wanted}
+    for layer in layers:
+        if not least <= layer <= last:
+            raise UserError(f"layer {layer} does not exist: this encoder has layers {least} to {last}")
+    return layers
+
+
+class _Hooks:
+    """The hooks of one `record`, and which of the sites they sit on have been heard of."""
+
+    def __init__(self, encoder: nn.Module, sink: Sink) -> None:
+        self.encoder, self.sink = encoder, sink
+        self.passes = 0
+        self.waiting: set[str] = set()
+
+    def attach(self, stack: ExitStack, block: Block, kinds: set[str]) -> None:
+        """Hooks on one block and on its attention."""
+        attention = self.encoder.get_submodule(block.attention)
+        if "attention" in kinds:
+            self._unfuse(stack, attention)
+            self._attach_attention(stack, block, attention)
+        if "attention_input" in kinds:
+            self._add(stack, attention.register_forward_pre_hook(self._input(block, "attention_input")))
+        if "attention_output" in kinds:
+            self._add(stack, attention.register_forward_hook(self._output(block, "attention_output")))
+        if "tokens" in kinds:
+            module = self.encoder.get_submodule(block.path)
+            self._add(stack, module.register_forward_hook(self._block_output(block)))
+
+    def attach_embedding(self, stack: ExitStack, first: Block) -> None:
+        """A hook on what enters the first block: layer 0."""
+
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.sink("tokens", 0, _flat(inputs[0]))
+
+        self._add(stack, self.encoder.get_submodule(first.path).register_forward_pre_hook(hook))
+
+    def check_all_fired(self) -> None:
+        """An attention that ran but whose probabilities were never seen is an error, not an empty plot."""
+        if self.passes and self.waiting:
+            raise UserError(
+                f"no attention seen in {', '.join(sorted(self.waiting))}: the module ran without passing its "
+                "probabilities through `attn_drop`, so they cannot be recorded"
+            )
+
+    @staticmethod
+    def _add(stack: ExitStack, handle: Any) -> None:
+        stack.callback(handle.remove)
+
+    @staticmethod
+    def _unfuse(stack: ExitStack, attention: nn.Module) -> None:
+        if hasattr(attention, "fused_attn"):
+            stack.callback(setattr, attention, "fused_attn", attention.fused_attn)
+            attention.fused_attn = False
+
+    def _attach_attention(self, stack: ExitStack, block: Block, attention: nn.Module) -> None:
+        drop = getattr(attention, "attn_drop", None)
+        if not isinstance(drop, nn.Module):
+            raise UserError(f"{block.attention} ({type(attention).__name__}) has no module `attn_drop` to hook")
+        self.waiting.add(block.attention)
+
+        def ran(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+            self.passes += 1
+
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            if block.attention in self.waiting:
+                self.waiting.discard(block.attention)
+                _check_rows(output, block)
+            if block.window is not None:
+                output = stitch_attention(output, block.window, block.grid)
+            self.sink("attention", block.layer, output)
+
+        self._add(stack, drop.register_forward_hook(hook))
+        self._add(stack, attention.register_forward_hook(ran))
+
+    def _input(self, block: Block, kind: Kind) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.sink(kind, block.layer, _whole(inputs[0], block))
+
+        return hook
+
+    def _output(self, block: Block, kind: Kind) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self.sink(kind, block.layer, _whole(output, block))
+
+        return hook
+
+    def _block_output(self, block: Block) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self.sink("tokens", block.layer, _flat(output))
+
+        return hook
+
+
+def _flat(tokens: Tensor) -> Tensor:
+    """[B, H, W, C] as [B, N, C]."""
+    return tokens.flatten(1, -2)
+
+
+def _whole(tokens: Tensor, block: Block) -> Tensor:
+    """What goes into or comes out of an attention module, as tokens of the whole image."""
+    return _flat(tokens) if block.window is None else stitch_tokens(tokens, block.window, block.grid)
+
+
+def _check_rows(attention: Float[Tensor, "b h q k"], block: Block) -> None:
+    """Attention must be probabilities over the tokens that the anatomy counts."""
+    tokens = block.grid.area + block.prefix_tokens
+    expected = tokens if block.window is None else block.window.size[0] * block.window.size[1]
+    if attention.ndim != 4 or attention.shape[-1] != expected:
+        raise UserError(
+            f"{block.attention}: attention of shape {tuple(attention.shape)}, expected [*, {block.heads}, {expected}, "
+            f"{expected}] for a {block.grid.height}x{block.grid.width} grid and {block.prefix_tokens} prefix tokens"
+        )
+    error = (attention.detach().sum(-1, dtype=torch.float32) - 1).abs().amax()
+    if not error <= _ROW_SUM_TOLERANCE:
+        raise UserError(f"{block.attention}: rows of attention miss a sum of one by {float(error):.2g}")

@@ -1,0 +1,1 @@
+"""Pretraining: recipes, objectives, the loop."""

@@ -1,0 +1,111 @@
+"""Checkpoints that are either complete or absent, and that restore a run exactly."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kamim_analysis import weights_file
+from kamim_analysis.errors import UserError
+from kamim_analysis.version import __version__
+
+
+def describe(objective: Any, step: int) -> dict[str, Any]:
+    """What stands beside the weights in a file, enough to build the model again."""
+    encoder = objective.encoder
+    config = encoder.pretrained_cfg
+    return {
+        "architecture": encoder.architecture,
+        "model_args": encoder.model_args,
+        "pretrained_cfg": {key: config[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")},
+        "step": step,
+        "version": __version__,
+    } | objective.description
+
+
+def save(run: Path, objective: Any, optimizer: torch.optim.Optimizer, step: int, keep: int) -> Path:
+    """Write `checkpoints/step-N` aside, flush it, rename it, then point `last` at it; older ones go.
+
+    Whatever moment the process is killed at, `last` names a complete checkpoint.
+    """
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    aside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    weights_file.write_state(aside / "model.safetensors", objective.model.state_dict(), describe(objective, step))
+    state = {"step": step, "optimizer": optimizer.state_dict(), "random": _random_state(), "version": __version__}
+    torch.save(state, aside / "state.pt")
+    for file in aside.iterdir():
+        _flush(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    _flush(folder.parent)
+    write_whole(run / "last", folder.name + "\n")
+    for old in sorted(folder.parent.glob("step-*"))[: -max(keep, 1)]:
+        shutil.rmtree(old)
+    return folder
+
+
+def load(run: Path, objective: Any, optimizer: torch.optim.Optimizer) -> int:
+    """Restore the last checkpoint of a run; the step it was written after, or 0 where there is none."""
+    last = run / "last"
+    if not last.is_file():
+        return 0
+    folder = run / "checkpoints" / last.read_text(encoding="utf-8").strip()
+    weights, _description = weights_file.read_state(folder / "model.safetensors")
+    weights_file.check(folder / "state.pt")
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    try:
+        objective.model.load_state_dict(weights)
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"checkpoint {str(folder)!r} does not fit: {' '.join(str(error).split())}") from error
+    _restore_random_state(state["random"])
+    return int(state["step"])
+
+
+def save_encoder(run: Path, objective: Any, step: int) -> None:
+    """The encoder alone, for `kamim analyze` and for plain timm: `encoder.safetensors` and `encoder.json`.
+
+    timm opens it as timm.create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0, **model_args).
+    """
+    import json
+
+    description = describe(objective, step)
+    aside = run / "encoder.safetensors.partial"
+    encoder: nn.Module = objective.encoder
+    weights_file.write_state(aside, encoder.state_dict(), description)
+    _flush(aside)
+    aside.rename(run / "encoder.safetensors")
+    write_whole(run / "encoder.json", json.dumps(description, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old text or the new, never a part."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(text, encoding="utf-8")
+    _flush(aside)
+    aside.replace(path)
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

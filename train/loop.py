@@ -1,0 +1,184 @@
+"""The training loop: samples -> objective -> optimizer step -> log, look, save."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from kamim_analysis import encoders
+from kamim_analysis.data import Unreadable, open_pictures
+from kamim_analysis.encoders import anatomy
+from kamim_analysis.reconstruction import MEAN, STD
+from kamim_analysis.runtime import resolve_precision
+
+from . import checkpoint, run_directory
+from .metrics_log import MetricsLog
+from .recipe import Recipe
+from .samples import Order, TrainingSamples, load_samples
+from .schedule import build_optimizer, build_schedule
+from .views import Augmentation
+
+log = logging.getLogger(__name__)
+Monitor = Callable[[Any, int, MetricsLog], None]
+"""Looks at the objective's model beside the training path: monitor(model, step, log)."""
+
+
+@dataclass
+class _Run:
+    """The parts of a running training."""
+
+    recipe: Recipe
+    out: Path
+    accelerator: Accelerator
+    objective: Any
+    wrapped: Any
+    optimizer: Any
+    schedule: Any
+    order: Order
+    batches: Iterator[Any]
+    unreadable: Unreadable
+    first_step: int
+    last_step: int
+
+
+def train(recipe: Recipe, out: Path, monitor: Monitor | None = None) -> None:
+    """Train by a recipe into the run directory `out`; an existing run of the same recipe goes on where it stopped.
+
+    Raises UserError for settings that do not fit, and after the run when too many pictures could not be read.
+    """
+    run_directory.check(out, recipe)
+    run = _build(recipe, out)
+    if run.first_step >= run.last_step:
+        log.info("%s is complete at step %d", out, run.first_step)
+        return
+    with MetricsLog(out, run.first_step, run.last_step, active=run.accelerator.is_main_process) as metrics:
+        _steps(run, metrics, monitor)
+    if run.accelerator.is_main_process:
+        checkpoint.save_encoder(out, run.objective, run.last_step)
+    run.unreadable.check()
+
+
+def _build(recipe: Recipe, out: Path) -> _Run:
+    """Everything up to the first step. The run directory is made last, so that a refusal leaves nothing behind."""
+    pictures = open_pictures(recipe.data.source, "train", root=recipe.data.root, seed=recipe.seed)
+    accelerator = _accelerator(recipe)
+    order = Order(
+        length=len(pictures),
+        batch_size=recipe.optim.batch_size,
+        seed=recipe.seed,
+        accumulate=recipe.efficiency.accumulate,
+        processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+    )
+    set_seed(recipe.seed)
+    objective = recipe.objective.build(_encoder(recipe))
+    view = recipe.objective.view(_augmentation(recipe), recipe.encoder.image_size, anatomy(objective.encoder).mask_patch)
+    if recipe.efficiency.compile:
+        for block in anatomy(objective.encoder).blocks:
+            objective.encoder.get_submodule(block.path).compile()
+    objective.to(accelerator.device)
+    optimizer = build_optimizer(objective, recipe.optim)
+    first_step = checkpoint.load(out, objective, optimizer)
+    schedule = build_schedule(optimizer, recipe.optim, order.steps_per_epoch)
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    samples = TrainingSamples(pictures, view, recipe.seed)
+    order = Order(**{**vars(order), "first_step": first_step})
+    batches = load_samples(
+        samples, order, workers=recipe.efficiency.workers, pin=accelerator.device.type == "cuda"
+    )
+    if accelerator.is_main_process:
+        run_directory.create(out, recipe)
+    total = recipe.optim.epochs * order.steps_per_epoch
+    last_step = min(total, recipe.max_steps or total)
+    unreadable = Unreadable(len(pictures), recipe.data.max_unreadable)
+    return _Run(
+        recipe, out, accelerator, objective, wrapped, optimizer, schedule, order, batches, unreadable, first_step, last_step
+    )
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = resolve_precision(recipe.efficiency.precision, device)
+    return Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        gradient_accumulation_steps=recipe.efficiency.accumulate,
+        cpu=device.type == "cpu",
+    )
+
+
+def _encoder(recipe: Recipe) -> Any:
+    settings = recipe.encoder
+    encoder: Any = encoders.create(
+        settings.name, settings.image_size, sizes=settings.sizes(), drop_path_rate=settings.drop_path
+    )
+    size = settings.image_size
+    # what the trained encoder must be shown later: the whole picture, normalised as in training
+    encoder.pretrained_cfg.update(
+        mean=MEAN, std=STD, input_size=(3, size, size), crop_pct=1.0, interpolation="bilinear"
+    )
+    return encoder
+
+
+def _augmentation(recipe: Recipe) -> Augmentation:
+    data = recipe.data
+    return Augmentation(data.crop_scale, data.crop_ratio, data.horizontal_flip, data.vertical_flip)
+
+
+def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
+    """All steps from the first to the last."""
+    recipe = run.recipe
+    watch_every = recipe.monitor.every_epochs * run.order.steps_per_epoch
+    sums: dict[str, torch.Tensor] = {}
+    logged_at, since = run.first_step, time.monotonic()
+    run.wrapped.train()
+    for step in range(run.first_step + 1, run.last_step + 1):
+        run.schedule.step_update(step - 1)
+        for name, value in _step(run).items():
+            sums[name] = sums.get(name, 0) + value
+        last = step == run.last_step
+        if step % recipe.log_every == 0 or last:
+            numbers = {name: float(value) / (step - logged_at) for name, value in sums.items()}
+            seconds = time.monotonic() - since
+            numbers |= {
+                "epoch": step / run.order.steps_per_epoch,
+                "learning_rate": run.optimizer.param_groups[0]["lr"],
+                "images_per_second": (step - logged_at) * recipe.optim.batch_size / seconds,
+            }
+            metrics.write(step, numbers)
+            metrics.show(step, numbers)
+            sums, logged_at, since = {}, step, time.monotonic()
+        pause = time.monotonic()
+        if run.accelerator.is_main_process:
+            if monitor and watch_every and (step % watch_every == 0 or last):
+                with torch.random.fork_rng():
+                    monitor(run.objective.model, step, metrics)
+            if step % recipe.checkpoint_every == 0 or last:
+                checkpoint.save(run.out, run.objective, run.optimizer, step, recipe.keep_checkpoints)
+        run.accelerator.wait_for_everyone()
+        since += time.monotonic() - pause
+
+
+def _step(run: _Run) -> dict[str, torch.Tensor]:
+    """One optimizer step over all its micro-batches; the mean of their numbers, still on the device."""
+    sums: dict[str, torch.Tensor] = {}
+    for _micro in range(run.recipe.efficiency.accumulate):
+        batch, failed = next(run.batches)
+        run.unreadable.add(failed)
+        batch = {name: tensor.to(run.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        with run.accelerator.accumulate(run.wrapped):
+            loss = run.wrapped(batch)
+            run.accelerator.backward(loss.total)
+            if run.accelerator.sync_gradients:
+                norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), run.recipe.optim.clip_norm)
+                sums["gradient_norm"] = norm.detach()
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        for name, value in ({"loss": loss.total} | loss.parts).items():
+            sums[name] = sums.get(name, 0) + value.detach() / run.recipe.efficiency.accumulate
+    return sums

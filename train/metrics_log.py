@@ -1,0 +1,85 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class MetricsLog:
+    """Writes numbers of a step to `metrics.jsonl` and TensorBoard, and shows the latest in the progress bar.
+
+    On resume, lines and events past `first_step` (written after the checkpoint that is resumed from) are dropped.
+    Only the main process (`active`) writes.
+    """
+
+    def __init__(self, run: Path, first_step: int, last_step: int, *, active: bool) -> None:
+        self.active = active
+        self.path = run / "metrics.jsonl"
+        if not active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._drop_after(first_step)
+        self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]} · lr {task.fields[rate]} · {task.fields[speed]} images/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            speed_estimate_period=120,
+        )
+        blank = {"loss": "-", "rate": "-", "speed": "-"}
+        self.task = self.progress.add_task(run.name, total=last_step, completed=first_step, **blank)
+
+    def __enter__(self) -> MetricsLog:
+        if self.active:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self.active:
+            self.progress.stop()
+            self.tensorboard.close()
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Append the numbers of optimizer step `step` (1 for the first)."""
+        if not self.active:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | numbers) + "\n")
+        for name, value in numbers.items():
+            self.tensorboard.add_scalar(name, value, step)
+
+    def show(self, step: int, numbers: dict[str, float]) -> None:
+        """Move the progress bar, with loss, learning rate and speed."""
+        if self.active:
+            self.progress.update(
+                self.task,
+                completed=step,
+                loss=f"{numbers['loss']:.4f}",
+                rate=f"{numbers['learning_rate']:.1e}",
+                speed=f"{numbers['images_per_second']:.0f}",
+            )
+
+    def _drop_after(self, step: int) -> None:
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry: dict[str, Any] = json.loads(line)
+            except ValueError:  # the line that a kill cut short
+                continue
+            if entry["step"] <= step:
+                kept.append(line + "\n")
+        self.path.write_text("".join(kept), encoding="utf-8")

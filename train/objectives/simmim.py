@@ -1,0 +1,32 @@
+"""SimMIM: predict the pixels of hidden patches with one linear layer (arXiv 2111.09886)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kamim_analysis.train.objectives._objective import Objective
+
+if TYPE_CHECKING:
+    from kamim_analysis.train.masked_objective import MaskedObjective
+    from kamim_analysis.train.views import Augmentation, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimMIM(Objective):
+    """Mean absolute error over hidden pixels of normalised RGB; defaults as in KAMIM's comparison."""
+
+    mask_unit: int = 32
+    """Side of the square units that are hidden, in pixels."""
+    mask_ratio: float = 0.6
+    """Share of the units that are hidden; their number is rounded up."""
+
+    def view(self, augmentation: "Augmentation", image_size: int, patch_size: int) -> "View":
+        """The augmented crop and its mask."""
+        from kamim_analysis.train.views import MaskedView
+
+        return MaskedView(augmentation, image_size, patch_size, self.mask_unit, self.mask_ratio)
+
+    def build(self, encoder: Any) -> "MaskedObjective":
+        """Mask token, encoder, linear head."""
+        from kamim_analysis.train.masked_objective import MaskedObjective
+
+        return MaskedObjective(encoder, self.mask_unit, self.mask_ratio)

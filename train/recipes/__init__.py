@@ -1,0 +1,1 @@
+"""Recipes: complete settings of a run, as YAML."""

@@ -1,0 +1,75 @@
+"""From a decoded picture to a training sample, in a data worker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+from torch import Tensor
+from torchvision.transforms import v2
+
+from kamim_analysis.keypoint_maps import Style, keypoint_map
+from kamim_analysis.keypoints._detector import Detector
+from kamim_analysis.masking.random_blocks import random_blocks
+from kamim_analysis.patches import block_mean, divide
+from kamim_analysis.shapes import Size
+
+View = Callable[[UInt8[ndarray, "y x 3"]], dict[str, Tensor]]
+"""A view makes named tensors of a picture, with torch's global random state for whatever it draws."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random resized crop and flips."""
+
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    horizontal_flip: float
+    vertical_flip: float
+
+    def build(self, image_size: int) -> Any:
+        """torchvision's transform of uint8 [3, H, W]. No antialias, as in KAMIM's code."""
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(image_size, scale=self.crop_scale, ratio=self.crop_ratio, antialias=False),
+                v2.RandomHorizontalFlip(self.horizontal_flip),
+                v2.RandomVerticalFlip(self.vertical_flip),
+            ]
+        )
+
+
+class MaskedView:
+    """An augmented crop, uint8 `image` [3, S, S], and its `mask` over patches (True = hidden)."""
+
+    def __init__(self, augmentation: Augmentation, image_size: int, patch_size: int, unit: int, ratio: float) -> None:
+        self.size = Size(image_size, image_size)
+        self.patch_size, self.unit, self.ratio = patch_size, unit, ratio
+        self.augment = augmentation.build(image_size)
+        self.draw_mask()  # sizes that do not divide are refused here, before any worker starts
+
+    def draw_mask(self) -> Tensor:
+        """A mask from torch's global random state."""
+        return random_blocks(self.size, unit=self.unit, ratio=self.ratio, patch_size=self.patch_size)
+
+    def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
+        """Crop, flip, mask."""
+        image = self.augment(torch.from_numpy(picture).permute(2, 0, 1))
+        return {"image": image, "mask": self.draw_mask()}
+
+
+class KeypointView:
+    """Another view's sample with the `density` of keypoints on its crop, one number for each weight patch."""
+
+    def __init__(self, view: View, detector: Detector, style: Style, weight_patch: int) -> None:
+        self.view, self.detector, self.style, self.weight_patch = view, detector, style, weight_patch
+        if isinstance(view, MaskedView):
+            divide(view.size, weight_patch, what="weight patch size")
+
+    def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
+        """The density is of the very pixels that the model will see, so it is taken after the crop."""
+        sample = self.view(picture)
+        pixels = sample["image"].permute(1, 2, 0).contiguous().numpy()
+        keypoints = keypoint_map(pixels, self.detector, self.style)
+        return sample | {"density": block_mean(torch.from_numpy(keypoints)[None], self.weight_patch)[0]}
