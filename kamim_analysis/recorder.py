@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from .encoders import anatomy
 from .errors import UserError
 from .models._anatomy import Anatomy, Block
-from .windows import stitch_attention, stitch_tokens
+from .windows import positions, stitch_attention, stitch_tokens
 
 Kind = Literal["attention", "tokens", "attention_input", "attention_output"]
 Layers = Literal["all"] | Sequence[int]
 Sink = Callable[[Kind, int, Tensor], None]
 # a softmax in bf16 leaves sums within about 2^-8 of one
 _ROW_SUM_TOLERANCE = 1e-2
+# stitched attention is mostly zeros and 16 times a window's size at Swin's first stage: hand over 128 MB at a time
+_STITCHED_ELEMENTS = 2**25
 
 
 @dataclass
@@ -65,7 +67,8 @@ def record(
     ones count from the last). Windowed attention is stitched back to the whole image, [B, heads, N, N].
 
     With `sink`, each tensor goes to `sink(kind, layer, values)` from within the hook and is then let go: memory does
-    not grow, and nothing leaves the device but what the sink keeps.
+    not grow, and nothing leaves the device but what the sink keeps. Stitched attention comes a few images at a time,
+    so the sink may be called several times for a layer.
 
     Attention is what the `attn_drop` of each attention module puts out, so fused attention is switched off meanwhile,
     which changes outputs by rounding only. The flags and hooks are restored on leaving, also after an error.
@@ -75,7 +78,7 @@ def record(
     """
     body = anatomy(encoder)
     recording = Recording(body)
-    hooks = _Hooks(encoder, sink or recording.keep)
+    hooks = _Hooks(encoder, sink or recording.keep, streaming=sink is not None)
     chosen = {
         "attention": _layers(attention, body, least=1),
         "tokens": _layers(tokens, body, least=0),
@@ -105,8 +108,8 @@ def _layers(wanted: Layers, body: Anatomy, *, least: int) -> set[int]:
 class _Hooks:
     """The hooks of one `record`, and which of the sites they sit on have been heard of."""
 
-    def __init__(self, encoder: nn.Module, sink: Sink) -> None:
-        self.encoder, self.sink = encoder, sink
+    def __init__(self, encoder: nn.Module, sink: Sink, *, streaming: bool) -> None:
+        self.encoder, self.sink, self.streaming = encoder, sink, streaming
         self.passes = 0
         self.waiting: set[str] = set()
 
@@ -163,12 +166,23 @@ class _Hooks:
             if block.attention in self.waiting:
                 self.waiting.discard(block.attention)
                 _check_rows(output, block)
-            if block.window is not None:
-                output = stitch_attention(output, block.window, block.grid)
-            self.sink("attention", block.layer, output)
+            for part in self._whole_images(output, block):
+                self.sink("attention", block.layer, part)
 
         self._add(stack, drop.register_forward_hook(hook))
         self._add(stack, attention.register_forward_hook(ran))
+
+    def _whole_images(self, attention: Tensor, block: Block) -> Iterator[Tensor]:
+        """Attention over all tokens of an image; windows are stitched, for a sink a few images at a time."""
+        if block.window is None:
+            yield attention
+            return
+        windows = len(positions(block.window, block.grid))
+        images = len(attention) // windows
+        if self.streaming:
+            images = max(1, min(images, _STITCHED_ELEMENTS // (block.heads * block.grid.area**2)))
+        for part in attention.split(images * windows):
+            yield stitch_attention(part, block.window, block.grid)
 
     def _input(self, block: Block, kind: Kind) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

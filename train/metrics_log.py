@@ -60,6 +60,11 @@ class MetricsLog:
         for name, value in numbers.items():
             self.tensorboard.add_scalar(name, value, step)
 
+    def picture(self, name: str, pixels: Any, step: int) -> None:
+        """A picture, uint8 [H, W, 3], to TensorBoard."""
+        if self.active:
+            self.tensorboard.add_image(name, pixels, step, dataformats="HWC")
+
     def show(self, step: int, numbers: dict[str, float]) -> None:
         """Move the progress bar, with loss, learning rate and speed."""
         if self.active:

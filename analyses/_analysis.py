@@ -1,0 +1,145 @@
+"""What an analysis offers to the one-pass suite."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from kamim_analysis.models._anatomy import Anatomy, Block
+from kamim_analysis.reconstruction import MaskedImageModel, MaskSettings
+from kamim_analysis.results import Row
+
+Site = Literal["patch_attention", "tokens", "attention_input", "attention_output"]
+"""What hooks hand over. `patch_attention` is [B, heads, N, N] over patches, rows summing to one; the others [B, T, C]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The model under analysis and the circumstances."""
+
+    label: str
+    anatomy: Anatomy
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    masked_model: MaskedImageModel | None = None
+    masking: MaskSettings = field(default_factory=MaskSettings)
+    labels_known: bool = True
+    classes: int | None = None
+    bank_size: int | None = None
+    """Training pictures that serve as k-NN's neighbours; None: the analysed pictures themselves, leaving one out."""
+    pooling: str = "mean"
+    seed: int = 0
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.anatomy.blocks)
+
+    def block(self, layer: int) -> Block:
+        """The block whose output is `layer`; layer 0, the embedding, lies on the first block's grid."""
+        return self.anatomy.blocks[max(layer - 1, 0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a forward pass leaves when it is done."""
+
+    images: Float[Tensor, "b 3 y x"]
+    labels: Int64[Tensor, " b"]
+    indices: Int64[Tensor, " b"]
+    features: Float[Tensor, "b d"]
+    """One vector for each image: pooled tokens of the last layer after the encoder's final norm."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Numbers with intervals, and arrays for what is not a number."""
+
+    rows: list[Row]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class Analysis(Metric, ABC):
+    """An analysis of one model, fed batch by batch; its states are per image, so processes merge by concatenation.
+
+    During the forward pass `observe` is called for every site the analysis wants; after it `update` closes the batch.
+    """
+
+    SITES: ClassVar[frozenset[Site]] = frozenset()
+    #: the npz file that its arrays go to
+    FILE: ClassVar[str] = "tokens"
+    WANTS_BANK: ClassVar[bool] = False
+
+    full_state_update = False
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.subject = subject
+
+    @classmethod
+    def unavailable(cls, subject: Subject) -> str | None:
+        """Why this model cannot be analysed so; None if it can."""
+        del subject
+        return None
+
+    def layers_wanted(self, site: Site) -> Sequence[int]:
+        """Layers of a site to be observed: all, unless an analysis needs fewer."""
+        return range(0 if site == "tokens" else 1, self.subject.layers + 1)
+
+    def observe(self, site: Site, layer: int, values: Tensor) -> None:
+        """Take what a hook hands over, reduce it, let it go. Windowed attention comes in several parts."""
+
+    @abstractmethod
+    def update(self, batch: Batch) -> None:
+        """Close a batch."""
+
+    @abstractmethod
+    def compute(self) -> Findings:
+        """The numbers over all images."""
+
+
+class PerImage(Analysis):
+    """An analysis whose numbers are a vector of each image at each layer, [B, ...] from one site."""
+
+    LEAST_LAYER: ClassVar[int] = 1
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        self._pending: dict[str, list[Tensor]] = {}
+        for key in self.keys():
+            self.add_state(key, default=[], dist_reduce_fx="cat")
+
+    def keys(self) -> list[str]:
+        """Names of the states, in order: one for each layer here."""
+        return [f"layer{i}" for i in range(self.LEAST_LAYER, self.subject.layers + 1)]
+
+    def put(self, key: str, values: Float[Tensor, "b ..."]) -> None:
+        """Hold numbers of this batch's images until it is closed."""
+        self._pending.setdefault(key, []).append(values)
+
+    def update(self, batch: Batch) -> None:
+        """Move this batch's numbers to the states. Raises RuntimeError when a site stayed silent."""
+        silent = [key for key in self.keys() if sum(map(len, self._pending.get(key, []))) != len(batch.images)]
+        if silent:
+            raise RuntimeError(f"{type(self).__name__} did not see {', '.join(silent)} of every image")
+        for key, parts in self._pending.items():
+            getattr(self, key).append(torch.cat(parts))
+        self._pending = {}
+
+    def values(self, key: str) -> NDArray[np.float64]:
+        """All images' numbers of one state, [images, ...]."""
+        return as_array(getattr(self, key))
+
+
+def as_array(state: Any) -> NDArray[np.float64]:
+    """A metric's list state, or what synchronisation made of it, as one array."""
+    array: NDArray[np.float64] = dim_zero_cat(state).double().cpu().numpy()
+    return array

@@ -1,0 +1,166 @@
+"""From models and data to a results directory."""
+
+import hashlib
+import json
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from kamim_analysis import results
+from kamim_analysis.data import Pictures, Unreadable, has_two_splits, open_pictures
+from kamim_analysis.encoders import anatomy
+from kamim_analysis.evaluation_set import choose, image_batches
+from kamim_analysis.model_spec import ModelSpec
+from kamim_analysis.opening import OpenedModel, open_model
+from kamim_analysis.runtime import best_device
+from kamim_analysis.version import __version__
+
+from ._analysis import Subject
+from ._suite import Outcome, Suite, to_device
+from .self_attention_tokens import SHOWN
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `kamim analyze` was asked for."""
+
+    models: Sequence[ModelSpec]
+    data: str
+    data_root: str | None = None
+    analyses: Sequence[str] | None = None
+    images: int | None = 512
+    image_size: int | None = None
+    pooling: str = "mean"
+    seed: int = 0
+    batch_size: int = 32
+    workers: int = 2
+    max_unreadable: float = 0.01
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The pictures of a request, the same for all its models."""
+
+    test: Pictures
+    test_indices: list[int]
+    bank: Pictures | None
+    bank_indices: list[int]
+    unreadable: Unreadable
+
+
+def analyze(request: Request, out: Path) -> None:
+    """Run the analyses and write metrics, arrays and manifest into `out`, which must exist.
+
+    Raises UserError for models or data that cannot be opened; after writing, when too many images were unreadable.
+    """
+    data = _open_data(request)
+    rows, arrays, entries = {}, {}, []
+    for spec in request.models:
+        opened = open_model(spec, request.image_size, seed=request.seed)
+        outcome = _analyze_model(opened, data, request)
+        rows[spec.label] = outcome.rows
+        for file, named in outcome.arrays.items():
+            arrays.setdefault(file, {})[spec.label] = named
+        entries.append(_model_entry(opened, outcome))
+        del opened
+    results.write(out, _manifest(request, data, entries), rows, arrays)
+    data.unreadable.check()
+
+
+def _open_data(request: Request) -> _Data:
+    test = open_pictures(request.data, "val", root=request.data_root, seed=request.seed)
+    indices = choose(test, request.images, request.seed, shown=SHOWN)
+    bank, bank_indices = None, []
+    if has_two_splits(request.data):
+        bank = open_pictures(request.data, "train", root=request.data_root, seed=request.seed)
+        # as many neighbours as there are pictures to classify, but enough for every k of the protocol
+        count = None if request.images is None else max(2 * request.images, 256)
+        bank_indices = choose(bank, count, request.seed)
+    unreadable = Unreadable(len(indices) + len(bank_indices), request.max_unreadable)
+    return _Data(test, indices, bank, bank_indices, unreadable)
+
+
+def _analyze_model(opened: OpenedModel, data: _Data, request: Request) -> Outcome:
+    device = best_device()
+    opened.encoder.to(device)
+    if opened.masked_model is not None:
+        opened.masked_model.to(device)
+    transform = opened.provenance["transform"]
+    labels = data.test.labels
+    subject = Subject(
+        label=opened.label,
+        anatomy=anatomy(opened.encoder),
+        mean=tuple(transform["mean"]),
+        std=tuple(transform["std"]),
+        masked_model=opened.masked_model,
+        masking=opened.masking,
+        classes=None if labels is None else len(np.unique(labels[data.test_indices])),
+        bank_size=len(data.bank_indices) if data.bank else None,
+        pooling=request.pooling,
+        seed=request.seed,
+    )
+    suite = Suite(opened.encoder, subject, request.analyses)
+    loading = {"batch_size": request.batch_size, "workers": request.workers}
+    if suite.wants_bank and data.bank is not None:
+        bank = image_batches(data.bank, data.bank_indices, opened.transform, data.unreadable, **loading)
+        total = -(-len(data.bank_indices) // request.batch_size)
+        suite.update_bank(
+            to_device(batch, device) for batch in track(bank, f"{opened.label}: neighbours", total=total)
+        )
+    batches = image_batches(data.test, data.test_indices, opened.transform, data.unreadable, **loading)
+    total = -(-len(data.test_indices) // request.batch_size)
+    for batch in track(batches, f"{opened.label}: images", total=total):
+        suite.update(to_device(batch, device))
+    return suite.outcome()
+
+
+def _model_entry(opened: OpenedModel, outcome: Outcome) -> dict[str, Any]:
+    body = anatomy(opened.encoder)
+    last = body.blocks[-1]
+    return {
+        "label": opened.label,
+        "spec": opened.spec,
+        **opened.provenance,
+        "layers": len(body.blocks),
+        "heads": [block.heads for block in body.blocks],
+        "grid": list(last.grid),
+        "patch_size": list(last.patch_size),
+        "image_size": list(body.image_size),
+        "skipped": outcome.skipped,
+    }
+
+
+def _manifest(request: Request, data: _Data, models: list[dict[str, Any]]) -> dict[str, Any]:
+    names = [data.test.identity(i) for i in data.test_indices]
+    return {
+        "kamim_analysis": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": {name: version(name) for name in ("torch", "timm", "torchmetrics", "numpy", "scikit-learn")},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "seed": request.seed,
+        "pooling": request.pooling,
+        "data": {
+            "source": request.data,
+            "classes": list(data.test.classes),
+            "images": len(names),
+            "neighbours": len(data.bank_indices) if data.bank else "leave one out",
+            # of the names and order of the pictures that were analysed
+            "fingerprint": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+            "unreadable": sorted(data.unreadable.names),
+        },
+        "models": models,
+    }

@@ -1,0 +1,133 @@
+"""k-NN classification of frozen features, the way DINO does it (Caron et al., arXiv 2104.14294, appendix)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from kamim_analysis.errors import UserError
+from kamim_analysis.results import Row, rows_of
+
+from ._analysis import Analysis, Batch, Findings, Subject
+
+QUESTION = "Do images of one class lie together?"
+KS = (1, 10, 20, 100, 200)
+TEMPERATURE = 0.07
+
+
+def neighbours(
+    queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], k: int
+) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+    """Cosine similarity and index of each query's k most similar bank features, the nearest first.
+
+    Exact search: through faiss (flat inner product) on the CPU where it is installed, else by matrix product in torch.
+    """
+    queries, bank = normalize(queries.float(), dim=-1), normalize(bank.float(), dim=-1)
+    faiss = _faiss()
+    if faiss is not None and not bank.is_cuda:
+        index = faiss.IndexFlatIP(bank.shape[1])
+        index.add(bank.contiguous().numpy())
+        similarity, found = index.search(queries.contiguous().numpy(), k)
+        return torch.from_numpy(similarity), torch.from_numpy(found)
+    chunks = [(part @ bank.T).topk(k, dim=1) for part in queries.split(1024)]
+    return torch.cat([chunk.values for chunk in chunks]), torch.cat([chunk.indices for chunk in chunks])
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        return None
+    return faiss
+
+
+def knn_correct(
+    queries: Float[Tensor, "q d"],
+    query_labels: Int64[Tensor, " q"],
+    bank: Float[Tensor, "m d"] | None,
+    bank_labels: Int64[Tensor, " m"] | None,
+    ks: Sequence[int],
+    temperature: float = TEMPERATURE,
+) -> dict[int, Bool[Tensor, " q"]]:
+    """Whether weighted k-NN classifies each query rightly, by k: {k: [Q]}. One search serves all k.
+
+    Neighbours vote for their class with weight exp(cosine similarity / temperature); features are L2-normalised.
+    Without a bank the queries themselves are it, each leaving itself out. Ties go to the smallest class number.
+
+    Raises UserError for a k larger than the bank.
+    """
+    leave_one_out = bank is None or bank_labels is None
+    if bank is None or bank_labels is None:
+        bank, bank_labels = queries, query_labels
+    available = len(bank) - leave_one_out
+    if max(ks) > available:
+        raise UserError(f"k = {max(ks)} exceeds the {available} images that can be neighbours; choose a smaller k")
+    similarity, found = neighbours(queries, bank, max(ks) + leave_one_out)
+    if leave_one_out:
+        similarity, found = _without_self(similarity, found)
+    votes = (similarity / temperature).exp()[..., None] * one_hot(bank_labels)[found]
+    totals = votes.cumsum(1)
+    return {k: totals[:, k - 1].argmax(-1) == query_labels for k in ks}
+
+
+def _without_self(similarity: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop each query from its own neighbours; where duplicates crowd it out, the last neighbour goes instead."""
+    own = found == torch.arange(len(found))[:, None]
+    own[:, -1] |= ~own.any(1)
+    return similarity[~own].view(len(found), -1), found[~own].view(len(found), -1)
+
+
+class KNN(Analysis):
+    """Top-1 accuracy of the image-level features."""
+
+    WANTS_BANK: ClassVar[bool] = True
+
+    def __init__(self, subject: Subject, ks: Sequence[int] | None = None) -> None:
+        super().__init__(subject)
+        self.ks = ks
+        for state in ("features", "labels", "bank_features", "bank_labels"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    @classmethod
+    def unavailable(cls, subject: Subject) -> str | None:
+        """k-NN needs two classes."""
+        return "the data have a single class" if subject.classes == 1 else None
+
+    def update(self, batch: Batch) -> None:
+        """Keep one vector for each image."""
+        self.features.append(batch.features)
+        self.labels.append(batch.labels)
+
+    def update_bank(self, features: Float[Tensor, "b d"], labels: Int64[Tensor, " b"]) -> None:
+        """Keep one vector for each training image."""
+        self.bank_features.append(features)
+        self.bank_labels.append(labels)
+
+    def compute(self) -> Findings:
+        """Rows `top1_k{k}`, accuracy in [0, 1], for each k that the data allow."""
+        features, labels = (torch.cat(list(state)).cpu() for state in (self.features, self.labels))
+        if self.bank_features:
+            bank = torch.cat(list(self.bank_features)).cpu()
+            bank_labels = torch.cat(list(self.bank_labels)).cpu()
+        else:
+            bank = bank_labels = None
+        available = len(features) - 1 if bank is None else len(bank)
+        ks = self.ks or [k for k in KS if k <= available]
+        if not ks:
+            return Findings([])
+        correct = knn_correct(features, labels, bank, bank_labels, ks)
+        return Findings(accuracy_rows(correct, self.subject.layers))
+
+
+def accuracy_rows(correct: dict[int, Tensor], layer: int) -> list[Row]:
+    """Rows of metrics.csv for what `knn_correct` returns."""
+    rows: list[Row] = []
+    for k, right in correct.items():
+        values: NDArray[np.float64] = right.double().numpy()[:, None]
+        rows += rows_of("knn", f"top1_k{k}", values, layers=[layer])
+    return rows

@@ -1,0 +1,115 @@
+"""Tokens before and after self-attention: does attention gather or spread them? (KAMIM, figures 8 to 10)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from kamim_analysis.encoders import patch_tokens
+from kamim_analysis.results import rows_of
+
+from ._analysis import Batch, Findings, PerImage, Site, Subject
+
+QUESTION = "Does self-attention gather the tokens of an image or spread them?"
+#: pictures whose tokens are kept for figures 8 to 10: 6, 6 and 4 of three classes
+SHOWN = (6, 6, 4)
+
+
+def mean_pairwise_cosine(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
+    """Mean cosine between two different tokens of an image: [B, N, C] -> [B], in [-1, 1]; 1 when all point alike.
+
+    The sum over all pairs is the squared norm of the sum of unit vectors, so no N x N matrix is made. Needs N >= 2.
+
+    >>> mean_pairwise_cosine(torch.eye(4)[None]), mean_pairwise_cosine(torch.ones(1, 4, 4))
+    (tensor([0.]), tensor([1.]))
+    """
+    count = tokens.shape[1]
+    unit = normalize(tokens.float(), dim=-1)
+    pairs = unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))
+    return pairs / (count * (count - 1))
+
+
+def principal_plane(*groups: NDArray[np.floating]) -> list[NDArray[np.float32]]:
+    """Coordinates of groups of vectors [..., C] on the first two principal components fitted on all of them together."""
+    from sklearn.decomposition import PCA
+
+    flat = [group.reshape(-1, group.shape[-1]) for group in groups]
+    plane = PCA(n_components=2, svd_solver="full").fit(np.concatenate(flat))
+    return [
+        plane.transform(vectors).reshape(*group.shape[:-1], 2).astype(np.float32)
+        for vectors, group in zip(flat, groups, strict=True)
+    ]
+
+
+class SelfAttentionTokens(PerImage):
+    """Mean pairwise cosine before and after attention at each layer; principal planes of a few images' tokens.
+
+    "Before" is the attention module's input (after the block's first norm), "after" its output (after the
+    projection, before the residual sum), as in KAMIM's notebooks.
+    """
+
+    SITES: ClassVar[frozenset[Site]] = frozenset({"attention_input", "attention_output"})
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        # the paper shows layer 11 of 12 (figure 8) and the last (figures 9 and 10)
+        self.shown_layers = sorted({max(subject.layers - 1, 1), subject.layers})
+        self._pending_shown: dict[str, list[Tensor]] = {}
+        for key in self._shown_keys():
+            self.add_state(key, default=[], dist_reduce_fx="cat")
+        self.add_state("shown_labels", default=[], dist_reduce_fx="cat")
+        self.add_state("shown_indices", default=[], dist_reduce_fx="cat")
+
+    def keys(self) -> list[str]:
+        """Two states for each layer."""
+        return [f"{when}{i}" for when in ("before", "after") for i in range(1, self.subject.layers + 1)]
+
+    def _shown_keys(self) -> Sequence[str]:
+        return [f"shown_{when}{i}" for when in ("before", "after") for i in self.shown_layers]
+
+    def _room(self) -> int:
+        return sum(SHOWN) - sum(len(part) for part in self.shown_labels)
+
+    def observe(self, site: Site, layer: int, values: Tensor) -> None:
+        """Reduce a layer's tokens; keep those of the first few images."""
+        if site not in self.SITES:
+            return
+        when = "before" if site == "attention_input" else "after"
+        tokens = patch_tokens(values, self.subject.block(layer).prefix_tokens)
+        self.put(f"{when}{layer}", mean_pairwise_cosine(tokens))
+        if layer in self.shown_layers and self._room() > 0:
+            self._pending_shown[f"shown_{when}{layer}"] = [tokens[: self._room()].float()]
+
+    def update(self, batch: Batch) -> None:
+        """Close a batch."""
+        super().update(batch)
+        room = self._room()
+        for key, parts in self._pending_shown.items():
+            getattr(self, key).extend(parts)
+        self._pending_shown = {}
+        if room > 0:
+            self.shown_labels.append(batch.labels[:room])
+            self.shown_indices.append(batch.indices[:room])
+
+    def compute(self) -> Findings:
+        """Rows `cosine_before`, `cosine_after`; planes `before{layer}`, `after{layer}` [16, N, 2], fitted together."""
+        layers = range(1, self.subject.layers + 1)
+        rows = []
+        for when in ("before", "after"):
+            values = np.stack([self.values(f"{when}{i}") for i in layers], axis=1)
+            rows += rows_of("self_attention_tokens", f"cosine_{when}", values, layers=list(layers))
+        arrays: dict[str, NDArray[Any]] = {}
+        for i in self.shown_layers:
+            before, after = (self.values(f"shown_{when}{i}") for when in ("before", "after"))
+            # figure 8 shows one image, 9 two images, 10 all of them after attention: each has a plane of its own
+            arrays[f"one_before{i}"], arrays[f"one_after{i}"] = principal_plane(before[:1], after[:1])
+            arrays[f"two_before{i}"], arrays[f"two_after{i}"] = principal_plane(before[:2], after[:2])
+            (arrays[f"all_after{i}"],) = principal_plane(after)
+        arrays["self_attention_layers"] = np.array(self.shown_layers)
+        arrays["self_attention_labels"] = torch.cat(list(self.shown_labels)).cpu().numpy()
+        return Findings(rows, arrays)
