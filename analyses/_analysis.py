@@ -59,12 +59,14 @@ class Batch:
     """One vector for each image: pooled tokens of the last layer after the encoder's final norm."""
 
 
-@dataclass(frozen=True)
 class Findings:
-    """Numbers with intervals, and arrays for what is not a number."""
+    """Numbers with intervals, and arrays for what is not a number.
 
-    rows: list[Row]
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    No dataclass and no tuple: torchmetrics would walk through those, row by row.
+    """
+
+    def __init__(self, rows: list[Row], arrays: dict[str, NDArray[Any]] | None = None) -> None:
+        self.rows, self.arrays = rows, arrays or {}
 
 
 class Analysis(Metric, ABC):

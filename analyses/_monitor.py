@@ -6,8 +6,9 @@ import torch
 
 from kamim_analysis import encoders
 from kamim_analysis.data import Unreadable, has_two_splits, open_pictures
-from kamim_analysis.evaluation_set import choose, image_batches
+from kamim_analysis.evaluation_set import image_batches
 from kamim_analysis.reconstruction import MaskedImageModel
+from kamim_analysis.sampling import choose
 
 from ._analysis import Subject
 from ._suite import Outcome, Suite, to_device

@@ -12,17 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import track
 
 from kamim_analysis import results
-from kamim_analysis.data import Pictures, Unreadable, has_two_splits, open_pictures
+from kamim_analysis.data import Unreadable
 from kamim_analysis.encoders import anatomy
-from kamim_analysis.evaluation_set import choose, image_batches
+from kamim_analysis.evaluation_set import image_batches
 from kamim_analysis.model_spec import ModelSpec
 from kamim_analysis.opening import OpenedModel, open_model
 from kamim_analysis.runtime import best_device
+from kamim_analysis.sampling import ChosenPictures, open_data
 from kamim_analysis.version import __version__
 
 from ._analysis import Subject
@@ -49,23 +49,20 @@ class Request:
     max_unreadable: float = 0.01
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The pictures of a request, the same for all its models."""
-
-    test: Pictures
-    test_indices: list[int]
-    bank: Pictures | None
-    bank_indices: list[int]
-    unreadable: Unreadable
-
-
-def analyze(request: Request, out: Path) -> None:
+def analyze(request: Request, out: Path) -> Unreadable:
     """Run the analyses and write metrics, arrays and manifest into `out`, which must exist.
 
-    Raises UserError for models or data that cannot be opened; after writing, when too many images were unreadable.
+    Returns the account of pictures that could not be read, for the caller to check once the results are safe.
+    Raises UserError for models or data that cannot be opened.
     """
-    data = _open_data(request)
+    data = open_data(
+        request.data,
+        request.data_root,
+        request.images,
+        request.seed,
+        max_unreadable=request.max_unreadable,
+        shown=SHOWN,
+    )
     rows, arrays, entries = {}, {}, []
     for spec in request.models:
         opened = open_model(spec, request.image_size, seed=request.seed)
@@ -73,32 +70,18 @@ def analyze(request: Request, out: Path) -> None:
         rows[spec.label] = outcome.rows
         for file, named in outcome.arrays.items():
             arrays.setdefault(file, {})[spec.label] = named
-        entries.append(_model_entry(opened, outcome))
+        entries.append(model_entry(opened, outcome.skipped))
         del opened
-    results.write(out, _manifest(request, data, entries), rows, arrays)
-    data.unreadable.check()
+    results.write(out, manifest(data, entries, seed=request.seed, pooling=request.pooling), rows, arrays)
+    return data.unreadable
 
 
-def _open_data(request: Request) -> _Data:
-    test = open_pictures(request.data, "val", root=request.data_root, seed=request.seed)
-    indices = choose(test, request.images, request.seed, shown=SHOWN)
-    bank, bank_indices = None, []
-    if has_two_splits(request.data):
-        bank = open_pictures(request.data, "train", root=request.data_root, seed=request.seed)
-        # as many neighbours as there are pictures to classify, but enough for every k of the protocol
-        count = None if request.images is None else max(2 * request.images, 256)
-        bank_indices = choose(bank, count, request.seed)
-    unreadable = Unreadable(len(indices) + len(bank_indices), request.max_unreadable)
-    return _Data(test, indices, bank, bank_indices, unreadable)
-
-
-def _analyze_model(opened: OpenedModel, data: _Data, request: Request) -> Outcome:
+def _analyze_model(opened: OpenedModel, data: ChosenPictures, request: Request) -> Outcome:
     device = best_device()
     opened.encoder.to(device)
     if opened.masked_model is not None:
         opened.masked_model.to(device)
     transform = opened.provenance["transform"]
-    labels = data.test.labels
     subject = Subject(
         label=opened.label,
         anatomy=anatomy(opened.encoder),
@@ -106,7 +89,7 @@ def _analyze_model(opened: OpenedModel, data: _Data, request: Request) -> Outcom
         std=tuple(transform["std"]),
         masked_model=opened.masked_model,
         masking=opened.masking,
-        classes=None if labels is None else len(np.unique(labels[data.test_indices])),
+        classes=data.classes,
         bank_size=len(data.bank_indices) if data.bank else None,
         pooling=request.pooling,
         seed=request.seed,
@@ -126,7 +109,8 @@ def _analyze_model(opened: OpenedModel, data: _Data, request: Request) -> Outcom
     return suite.outcome()
 
 
-def _model_entry(opened: OpenedModel, outcome: Outcome) -> dict[str, Any]:
+def model_entry(opened: OpenedModel, skipped: dict[str, str]) -> dict[str, Any]:
+    """What the manifest says of a model."""
     body = anatomy(opened.encoder)
     last = body.blocks[-1]
     return {
@@ -138,11 +122,12 @@ def _model_entry(opened: OpenedModel, outcome: Outcome) -> dict[str, Any]:
         "grid": list(last.grid),
         "patch_size": list(last.patch_size),
         "image_size": list(body.image_size),
-        "skipped": outcome.skipped,
+        "skipped": skipped,
     }
 
 
-def _manifest(request: Request, data: _Data, models: list[dict[str, Any]]) -> dict[str, Any]:
+def manifest(data: ChosenPictures, models: list[dict[str, Any]], *, seed: int, pooling: str) -> dict[str, Any]:
+    """What ran, on what, with what: enough to tell whether two results may be compared."""
     names = [data.test.identity(i) for i in data.test_indices]
     return {
         "kamim_analysis": __version__,
@@ -151,10 +136,10 @@ def _manifest(request: Request, data: _Data, models: list[dict[str, Any]]) -> di
         "versions": {name: version(name) for name in ("torch", "timm", "torchmetrics", "numpy", "scikit-learn")},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "seed": request.seed,
-        "pooling": request.pooling,
+        "seed": seed,
+        "pooling": pooling,
         "data": {
-            "source": request.data,
+            "source": data.source,
             "classes": list(data.test.classes),
             "images": len(names),
             "neighbours": len(data.bank_indices) if data.bank else "leave one out",

@@ -10,19 +10,11 @@ from torch import Tensor, nn
 
 from . import plugins
 from .errors import UserError
+from .model_spec import SHORT_NAMES
 from .models._anatomy import Anatomy, Block
 from .timm_names import check_architecture
 
 _FAMILIES = "kamim_analysis.models"
-
-
-def named() -> dict[str, str]:
-    """The papers' encoders by short name, with timm's name of each."""
-    return {
-        name: architecture
-        for family in plugins.load_all(_FAMILIES).values()
-        for name, architecture in family.NAMED.items()
-    }
 
 
 def anatomy(encoder: nn.Module) -> Anatomy:
@@ -40,10 +32,10 @@ def anatomy(encoder: nn.Module) -> Anatomy:
 def create(name: str, image_size: int, *, sizes: dict[str, int] | None = None, **options: Any) -> nn.Module:
     """A timm encoder without classifier, random weights, for square images.
 
-    `name` is one of `named()` or any timm ViT or Swin. `sizes` changes width, depth, heads or patch_size; `options`
+    `name` is one of `SHORT_NAMES` or any timm ViT or Swin. `sizes` changes width, depth, heads or patch_size; `options`
     go to timm. The model carries `architecture` and `model_args`, enough for timm to build it again.
     """
-    architecture = named().get(name) or check_architecture(name)
+    architecture = SHORT_NAMES.get(name) or check_architecture(name)
     family = _family_of(architecture)
     arguments = (family.arguments(image_size, sizes or {}) if family else {"img_size": image_size}) | options
     return build(architecture, arguments)
@@ -98,4 +90,4 @@ def evaluating(model: nn.Module) -> Any:
         model.train(training)
 
 
-__all__ = ["Anatomy", "Block", "anatomy", "build", "create", "evaluating", "named", "patch_tokens", "pool"]
+__all__ = ["Anatomy", "Block", "anatomy", "build", "create", "evaluating", "patch_tokens", "pool"]

@@ -4,10 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -73,25 +71,3 @@ def image_batches(
         if batch is not None:
             yield batch
 
-
-def choose(pictures: Pictures, count: int | None, seed: int, *, shown: tuple[int, ...] = ()) -> list[int]:
-    """Indices of `count` pictures (all when None) in a seeded random order.
-
-    The first sum(shown) are for display: shown[0] of one class, shown[1] of the next, ..., the classes with the most
-    pictures first; figure 10 of KAMIM takes (6, 6, 4). Fewer where a class has fewer.
-    """
-    order = np.random.default_rng(seed).permutation(len(pictures))
-    if pictures.labels is not None and shown:
-        order = _display_first(order, np.asarray(pictures.labels), shown)
-    return [int(i) for i in order[:count]]
-
-
-def _display_first(order: ndarray, labels: ndarray, shown: tuple[int, ...]) -> ndarray:
-    classes, counts = np.unique(labels, return_counts=True)
-    largest = classes[np.argsort(-counts, kind="stable")][: len(shown)]
-    groups = [order[labels[order] == label][:size] for label, size in zip(largest, shown, strict=False)]
-    # one of each class at the head, so that a figure of the first few pictures shows several classes
-    heads = [group[:1] for group in groups]
-    first = np.concatenate(heads + [group[1:] for group in groups])
-    rest: ndarray = order[~np.isin(order, first)]
-    return np.concatenate([first, rest])

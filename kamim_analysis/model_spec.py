@@ -10,7 +10,14 @@ from .errors import UserError
 from .timm_names import check_architecture
 
 Kind = Literal["random", "timm", "weights"]
-SHORT_NAMES = ("vit_tiny", "vit_small", "vit_base", "swin_tiny", "swin_base")
+#: the papers' encoders; in our hands they take 192 px unless told otherwise
+SHORT_NAMES = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+    "swin_tiny": "swin_tiny_patch4_window7_224",
+    "swin_base": "swin_base_patch4_window7_224",
+}
 
 
 @dataclass(frozen=True)
@@ -21,13 +28,14 @@ class ModelSpec:
     spec: str
     kind: Kind
     target: str
-    """The architecture for `random` and `timm`, else the path of a weights file."""
+    """An architecture, or the path of a weights file (for `random`: one whose architecture is taken)."""
 
 
 def parse(text: str) -> ModelSpec:
     """Parse `LABEL=SPEC` or `SPEC`.
 
-    SPEC is a run directory (its last checkpoint is taken), a weights file, `timm:NAME` or `random:NAME`.
+    SPEC is a run directory (its last checkpoint is taken), a weights file, `timm:NAME`, `random:NAME` or
+    `random:RUN`, a control of that run's architecture.
     Raises UserError for one that does not exist, or whose file is damaged or holds code.
 
     >>> parse("control=random:vit_tiny")
@@ -39,17 +47,26 @@ def parse(text: str) -> ModelSpec:
     if not spec:
         raise UserError(f"model {text!r} names no SPEC: give a run directory, a weights file, timm:NAME or random:NAME")
     kind, separator, name = spec.partition(":")
-    if separator and kind in ("random", "timm"):
-        if name not in SHORT_NAMES:
-            check_architecture(name)
-        elif kind == "timm":
-            raise UserError(f"{spec!r}: {name} has no pretrained weights; random:{name} gives a control")
+    if separator and kind == "random":
         # a control must not be mistaken for a trained model, whatever its label
-        mark = " (random)" if label and kind == "random" and "random" not in label else ""
-        return ModelSpec(f"{label}{mark}" or spec, spec, "random" if kind == "random" else "timm", name)
+        mark = "" if "random" in label else " (random)"
+        return ModelSpec(f"{label}{mark}" if label else spec, spec, "random", _control(name))
+    if separator and kind == "timm":
+        return ModelSpec(label or spec, spec, "timm", check_architecture(name))
     path = _weights_path(Path(spec))
     weights_file.check(path)
     return ModelSpec(label or Path(spec).name, spec, "weights", str(path))
+
+
+def _control(name: str) -> str:
+    """An architecture's name, or the weights file of a trained model whose architecture the control shares."""
+    if name in SHORT_NAMES:
+        return name
+    if Path(name).exists():
+        path = _weights_path(Path(name))
+        weights_file.check(path)
+        return str(path)
+    return check_architecture(name)
 
 
 def parse_all(texts: Sequence[str]) -> list[ModelSpec]:

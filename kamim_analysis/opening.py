@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from . import encoders, plugins, weights_file
 from .checkpoints._layout import Recognised
 from .errors import UserError
-from .model_spec import ModelSpec, parse
+from .model_spec import SHORT_NAMES, ModelSpec, parse
 from .reconstruction import MEAN, STD, MaskedImageModel, MaskSettings
 
 log = logging.getLogger(__name__)
@@ -56,17 +57,30 @@ def open_model(spec: ModelSpec, image_size: int | None = None, *, seed: int = 0,
 
 
 def _open_random(spec: ModelSpec, image_size: int | None, seed: int) -> OpenedModel:
-    size = image_size or _default_size(spec.target)
+    """The architecture with seeded random weights: the same that training with this seed starts from."""
+    path = Path(spec.target)
+    config: dict[str, Any] = {}
+    if path.is_file():
+        recognised, description = _recognised(path, None)
+        arguments = recognised.model_args | ({} if image_size is None else {"img_size": image_size})
+        make = partial(encoders.build, recognised.architecture, arguments)
+        config = description.get("pretrained_cfg", _normalisation_of(recognised))
+    else:
+        make = partial(encoders.create, spec.target, image_size or _default_size(spec.target))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = encoders.create(spec.target, size)
+        encoder = make()
+    encoder.pretrained_cfg.update(config)
     return _opened(spec, encoder, {"source": "random weights", "seed": seed})
 
 
 def _default_size(name: str) -> int:
+    """The papers' 192 px for their encoders, timm's own size for others."""
+    if name in SHORT_NAMES:
+        return 192
     import timm
 
-    config = timm.get_pretrained_cfg(encoders.named().get(name, name))
+    config = timm.get_pretrained_cfg(name)
     return int(config.input_size[-1]) if config else 224
 
 
@@ -87,12 +101,7 @@ def _open_timm(spec: ModelSpec, image_size: int | None) -> OpenedModel:
 
 def _open_weights(spec: ModelSpec, image_size: int | None, heads: int | None) -> OpenedModel:
     path = Path(spec.target)
-    state, description = weights_file.read_state(path)
-    if description is None:
-        recognised = recognise(state, path, heads)
-        description = {}
-    else:
-        recognised = _ours(state, description)
+    recognised, description = _recognised(path, heads)
     arguments = dict(recognised.model_args)
     stored = arguments.get("img_size")
     if image_size is not None:
@@ -111,6 +120,27 @@ def _open_weights(spec: ModelSpec, image_size: int | None, heads: int | None) ->
         _load_strictly(opened.masked_model, recognised.decoder, path, partial="encoder.")
         opened.masking = MaskSettings(**description.get("masking", {}))
     return opened
+
+
+def describe_weights(spec: ModelSpec) -> str:
+    """One line that says what a weights file holds, from its keys and shapes."""
+    recognised, description = _recognised(Path(spec.target), None)
+    weights = sum(tensor.numel() for tensor in recognised.encoder.values())
+    whole = {"decoder": "with mask token and head"} if recognised.decoder else {}
+    arguments = ", ".join(f"{name}={value}" for name, value in recognised.model_args.items() if value is not None)
+    step = [f"after step {description['step']}"] if "step" in description else []
+    return "; ".join(
+        [f"{recognised.architecture}({arguments})", f"{weights:,} weights", *whole.values(), *step]
+        + list(recognised.announcements)
+    )
+
+
+def _recognised(path: Path, heads: int | None) -> tuple[Recognised, dict[str, Any]]:
+    """What a weights file holds, with our own description where it carries one."""
+    state, description = weights_file.read_state(path)
+    if description is None:
+        return recognise(state, path, heads), {}
+    return _ours(state, description), description
 
 
 def _normalisation_of(recognised: Recognised) -> dict[str, Any]:

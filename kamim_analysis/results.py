@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from .bootstrap import mean_interval
 from .errors import UserError
+from .output import MANIFEST
 
 COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images"]
-METRICS, MANIFEST = "metrics.csv", "manifest.json"
+METRICS = "metrics.csv"
 
 
 class Row(NamedTuple):

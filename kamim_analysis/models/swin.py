@@ -8,10 +8,6 @@ from ..errors import UserError
 from ..shapes import Grid, Size
 from ._anatomy import Anatomy, Block, Window
 
-NAMED = {
-    "swin_tiny": "swin_tiny_patch4_window7_224",
-    "swin_base": "swin_base_patch4_window7_224",
-}
 _ARGUMENTS = {"width": "embed_dim", "patch_size": "patch_size"}
 
 

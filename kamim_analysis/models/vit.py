@@ -7,12 +7,6 @@ from torch import nn
 from ..shapes import Grid, Size
 from ._anatomy import Anatomy, Block
 
-#: the papers' sizes: timm's name of each
-NAMED = {
-    "vit_tiny": "vit_tiny_patch16_224",
-    "vit_small": "vit_small_patch16_224",
-    "vit_base": "vit_base_patch16_224",
-}
 #: our words for a size on the left, timm's on the right
 _ARGUMENTS = {"width": "embed_dim", "depth": "depth", "heads": "num_heads", "patch_size": "patch_size"}
 

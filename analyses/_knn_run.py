@@ -1,0 +1,125 @@
+"""k-NN of chosen layers' features, for `kamim knn`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from kamim_analysis import results
+from kamim_analysis.data import Pictures
+from kamim_analysis.encoders import anatomy, evaluating, pool
+from kamim_analysis.errors import UserError
+from kamim_analysis.evaluation_set import image_batches
+from kamim_analysis.model_spec import ModelSpec
+from kamim_analysis.opening import OpenedModel, open_model
+from kamim_analysis.recorder import Kind, record
+from kamim_analysis.results import Row
+from kamim_analysis.runtime import best_device
+from kamim_analysis.sampling import ChosenPictures
+
+from ._run import manifest, model_entry
+from ._suite import to_device
+from .knn import KS, accuracy_rows, knn_correct
+
+
+def run_knn(
+    models: Sequence[ModelSpec],
+    data: ChosenPictures,
+    layer: int | str,
+    ks: Sequence[int],
+    *,
+    norm: bool,
+    out: Path,
+    **settings: Any,
+) -> str:
+    """Extract, classify, write metrics and manifest into `out`; returns a table to print."""
+    rows: dict[str, list[Row]] = {}
+    entries = []
+    ks = ks or [k for k in KS if k <= data.neighbours]
+    for spec in models:
+        opened = open_model(spec, settings["image_size"], seed=settings["seed"])
+        opened.encoder.to(best_device())
+        layers = _layers(layer, len(anatomy(opened.encoder).blocks))
+        extract = _Extractor(opened, layers, settings["pooling"], norm=norm)
+        test, labels = extract(data.test, data.test_indices, data, settings)
+        bank: Any = None
+        bank_labels = None
+        if data.bank is not None:
+            bank, bank_labels = extract(data.bank, data.bank_indices, data, settings)
+        rows[spec.label] = []
+        for i in layers:
+            correct = knn_correct(test[i], labels, bank and bank[i], bank_labels, ks)
+            rows[spec.label] += accuracy_rows(correct, i)
+        entries.append(model_entry(opened, {}))
+    protocol = manifest(data, entries, seed=settings["seed"], pooling=settings["pooling"])
+    protocol["knn"] = {"temperature": 0.07, "final_norm": "all layers" if norm else "last layer only"}
+    results.write(out, protocol, rows, {})
+    return _table(rows)
+
+
+def _layers(layer: int | str, last: int) -> list[int]:
+    if isinstance(layer, str):
+        return list(range(last + 1))
+    chosen = layer + last + 1 if layer < 0 else layer
+    if not 0 <= chosen <= last:
+        raise UserError(f"layer {layer} does not exist: this encoder has layers 0 (the embedding) to {last}")
+    return [chosen]
+
+
+class _Extractor:
+    """Pooled features of chosen layers; the last layer's after the final norm, others raw unless `norm`."""
+
+    def __init__(self, opened: OpenedModel, layers: list[int], pooling: str, *, norm: bool) -> None:
+        self.opened, self.layers, self.pooling, self.norm = opened, layers, pooling, norm
+        self.body = anatomy(opened.encoder)
+        self.last = len(self.body.blocks)
+        self.kept: dict[int, list[Tensor]] = {i: [] for i in layers}
+
+    def __call__(
+        self, pictures: Pictures, indices: Sequence[int], data: ChosenPictures, settings: dict[str, Any]
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Features by layer, [images, C] each, and labels [images]."""
+        self.kept = {i: [] for i in self.layers}
+        labels = []
+        size = settings["batch_size"]
+        loading = {"batch_size": size, "workers": settings["workers"]}
+        batches = image_batches(pictures, indices, self.opened.transform, data.unreadable, **loading)
+        for batch in track(batches, f"{self.opened.label}: features", total=-(-len(indices) // size)):
+            self._extract(to_device(batch, best_device()).images)
+            labels.append(batch.labels)
+        return {i: torch.cat(parts) for i, parts in self.kept.items()}, torch.cat(labels)
+
+    def _extract(self, images: Tensor) -> None:
+        earlier = [i for i in self.layers if i != self.last]
+        with (
+            evaluating(self.opened.encoder),
+            record(self.opened.encoder, attention=(), tokens=earlier, sink=self._keep),
+        ):
+            tokens = self.opened.encoder.forward_features(images)
+        if self.last in self.kept:
+            self._pool(self.last, tokens)
+
+    def _keep(self, _kind: Kind, layer: int, tokens: Tensor) -> None:
+        final = getattr(self.opened.encoder, "norm", None)
+        if self.norm and final is not None:
+            if tokens.shape[-1] != self.body.width:
+                raise UserError(f"layer {layer} is narrower than the final norm; leave out --norm for this encoder")
+            tokens = final(tokens)
+        self._pool(layer, tokens)
+
+    def _pool(self, layer: int, tokens: Tensor) -> None:
+        self.kept[layer].append(pool(tokens, self.body.prefix_tokens, self.pooling).float().cpu())
+
+
+def _table(rows: dict[str, list[Row]]) -> str:
+    lines = [f"{'model':<32} {'layer':>5}  {'k':>4}  top-1 [95% interval]"]
+    lines += [
+        f"{label:<32} {row.layer:>5}  {row.statistic.removeprefix('top1_k'):>4}  "
+        f"{row.value:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]"
+        for label, some in rows.items()
+        for row in some
+    ]
+    return "\n".join(lines)

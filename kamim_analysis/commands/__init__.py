@@ -1,0 +1,1 @@
+"""Sub-commands of `kamim`, one file each: HELP in a line, and `run(arguments)`. Heavy imports wait inside functions."""

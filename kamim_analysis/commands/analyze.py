@@ -1,0 +1,41 @@
+"""`kamim analyze`: one pass over the pictures, then metrics, figures and report."""
+
+from ..arguments import Parser, add_models_and_data, names
+from ..plugins import check as check_name
+from ..plugins import names as plugin_names
+
+HELP = "analyse models on the same pictures and draw the figures"
+
+
+def run(arguments: list[str]) -> None:
+    """Check the command, analyse, draw, and put the results in place."""
+    available = plugin_names("kamim_analysis.analyses")
+    parser = Parser("analyze", f"{HELP}. Writes metrics.csv, arrays, manifest.json, figures/ and report.html.")
+    add_models_and_data(parser, images=512)
+    parser.add_argument("--analyses", type=names, metavar="A,B", help=f"default: all of {', '.join(available)}")
+    chosen = parser.parse_args(arguments)
+    for name in chosen.analyses or ():
+        check_name(name, available, "analysis")
+
+    from .. import output
+    from ..data import check_source
+    from ..model_spec import parse_all
+
+    check_source(chosen.data)
+    models = parse_all(chosen.models)
+    output.check(chosen.out, overwrite=chosen.overwrite)
+
+    from ..analyses._run import Request, analyze
+    from ..figures._draw import draw_all
+
+    settings = {
+        name: getattr(chosen, name)
+        for name in (
+            "data data_root analyses images image_size pooling seed batch_size workers max_unreadable".split()
+        )
+    }
+    with output.written_whole(chosen.out) as aside:
+        unreadable = analyze(Request(models=models, **settings), aside)
+        draw_all(aside)
+    print(f"{chosen.out / 'report.html'} shows all figures; {chosen.out / 'metrics.csv'} holds the numbers")
+    unreadable.check()

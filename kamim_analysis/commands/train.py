@@ -1,0 +1,66 @@
+"""`kamim train`: pretrain by a recipe."""
+
+import sys
+from pathlib import Path
+
+from ..arguments import Parser
+from ..errors import UserError
+
+HELP = "pretrain an encoder by a recipe (SimMIM, KAMIM)"
+
+
+def run(arguments: list[str]) -> None:
+    """Check everything that can be checked without torch, then train."""
+    parser = Parser("train", f"{HELP}. The same command on an existing RUN resumes it.")
+    parser.add_argument("--recipe", metavar="NAME", help="a shipped recipe (kamim recipes lists them)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="a recipe of your own, in YAML")
+    parser.add_argument("--out", metavar="RUN", type=Path, help="directory of the run")
+    parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
+    parser.epilog = (
+        "Any setting of the recipe follows as --GROUP.NAME VALUE, e.g. --optim.epochs 50 --objective.temperature 0.1 "
+        "--max_steps 100 --seed 1; --print_config shows them all."
+    )
+    chosen, overrides = parser.parse_known_args(arguments)
+
+    from ..train import run_directory, settings
+
+    if (chosen.recipe is None) == (chosen.config is None):
+        raise UserError(f"give one of --recipe NAME ({', '.join(settings.recipe_names())}) and --config FILE")
+    path = settings.recipe_path(chosen.recipe) if chosen.recipe else chosen.config
+    if not path.is_file():
+        raise UserError(f"no recipe file at {str(path)!r}")
+    recipe = settings.parse_recipe(["--config", str(path), *overrides])
+    if chosen.print_config:
+        sys.stdout.write(settings.as_yaml(recipe))
+        return
+    if chosen.out is None:
+        raise UserError("give --out RUN, the directory of the run")
+    run_directory.check(chosen.out, recipe)
+
+    from ..data import check_source
+
+    check_source(recipe.data.source)
+    train_and_monitor(recipe, chosen.out)
+
+
+def train_and_monitor(recipe: "object", out: Path) -> None:
+    """Train with the analyses watching: the one place where the two meet."""
+    from ..analyses._monitor import Monitor
+    from ..reconstruction import MaskSettings
+    from ..train.loop import train
+    from ..train.recipe import Recipe
+
+    assert isinstance(recipe, Recipe)
+    objective = recipe.objective
+    masking = MaskSettings(unit=getattr(objective, "mask_unit", 32), ratio=getattr(objective, "mask_ratio", 0.6))
+    monitor = None
+    if recipe.monitor.every_epochs:
+        monitor = Monitor(
+            recipe.data.source,
+            root=recipe.data.root,
+            images=recipe.monitor.images,
+            workers=recipe.efficiency.workers,
+            seed=recipe.seed,
+            masking=masking,
+        )
+    train(recipe, out, monitor)

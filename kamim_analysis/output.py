@@ -1,0 +1,42 @@
+"""Output directories that appear whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def check(out: Path, *, overwrite: bool) -> None:
+    """Raise UserError unless `out` can be written: absent, empty, or earlier results that may be replaced."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"output {str(out)!r} is a file; give a directory")
+    if not any(out.iterdir()):
+        return
+    if not (out / MANIFEST).is_file():
+        raise UserError(f"output directory {str(out)!r} holds other files; give a new or empty one")
+    if not overwrite:
+        raise UserError(f"output directory {str(out)!r} already holds another run; give a new one, or add --overwrite")
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A directory beside `out` to write to; it takes `out`'s place on leaving, or is removed after an error."""
+    aside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    replaced = out.with_name(f".{out.name}.replaced")
+    if out.exists():
+        out.rename(replaced)
+    aside.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""Which pictures a frozen model is shown: the same for every model of a command."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .data import Pictures, Unreadable, has_two_splits, open_pictures
+
+
+@dataclass(frozen=True)
+class ChosenPictures:
+    """Pictures to analyse and, where the data have a training split, its pictures that serve as neighbours."""
+
+    source: str
+    test: Pictures
+    test_indices: list[int]
+    bank: Pictures | None
+    bank_indices: list[int]
+    unreadable: Unreadable
+
+    @property
+    def neighbours(self) -> int:
+        """Pictures that can be a neighbour of a test picture: the bank, or all others."""
+        return len(self.bank_indices) if self.bank else len(self.test_indices) - 1
+
+    @property
+    def classes(self) -> int | None:
+        """Classes among the test pictures, or None where labels are known only after reading."""
+        labels = self.test.labels
+        return None if labels is None else len(np.unique(labels[self.test_indices]))
+
+    @property
+    def single_class(self) -> bool:
+        """Whether nothing can be told apart."""
+        return self.classes == 1
+
+
+def open_data(
+    source: str,
+    root: str | None,
+    images: int | None,
+    seed: int,
+    *,
+    max_unreadable: float,
+    shown: tuple[int, ...] = (),
+    bank_all: bool = False,
+) -> ChosenPictures:
+    """Choose `images` pictures (None: all), the first sum(shown) of them for display.
+
+    The bank holds all training pictures with `bank_all`, else twice as many as are analysed.
+    """
+    test = open_pictures(source, "val", root=root, seed=seed)
+    indices = choose(test, images, seed, shown=shown)
+    bank, bank_indices = None, []
+    if has_two_splits(source):
+        bank = open_pictures(source, "train", root=root, seed=seed)
+        bank_indices = choose(bank, None if bank_all or images is None else 2 * images, seed)
+    unreadable = Unreadable(len(indices) + len(bank_indices), max_unreadable)
+    return ChosenPictures(source, test, indices, bank, bank_indices, unreadable)
+
+
+def choose(pictures: Pictures, count: int | None, seed: int, *, shown: tuple[int, ...] = ()) -> list[int]:
+    """Indices of `count` pictures (all when None) in a seeded random order.
+
+    The first sum(shown) are for display: shown[0] of one class, shown[1] of the next, ..., the classes with the most
+    pictures first; figure 10 of KAMIM takes (6, 6, 4). Fewer where a class has fewer.
+    """
+    order = np.random.default_rng(seed).permutation(len(pictures))
+    if pictures.labels is not None and shown:
+        order = _display_first(order, np.asarray(pictures.labels), shown)
+    return [int(i) for i in order[:count]]
+
+
+def _display_first(order: np.ndarray, labels: np.ndarray, shown: tuple[int, ...]) -> np.ndarray:
+    classes, counts = np.unique(labels, return_counts=True)
+    largest = classes[np.argsort(-counts, kind="stable")][: len(shown)]
+    groups = [order[labels[order] == label][:size] for label, size in zip(largest, shown, strict=False)]
+    # one of each class at the head, so that a figure of the first few pictures shows several classes
+    heads = [group[:1] for group in groups]
+    first = np.concatenate(heads + [group[1:] for group in groups])
+    rest: np.ndarray = order[~np.isin(order, first)]
+    return np.concatenate([first, rest])
