@@ -20,8 +20,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "test")}
 _TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
-# crops in the photographs' splits: one "epoch" of the demo's training, and a test set with intervals of a few percent
-_PHOTOGRAPH_CROPS: dict[Split, int] = {"train": 6144, "val": 768}
+# crops in the photographs' splits, a multiple of the twelve pictures
+_PHOTOGRAPH_CROPS: dict[Split, int] = {"train": 6144, "val": 2304}
 
 log = logging.getLogger(__name__)
 

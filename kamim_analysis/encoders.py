@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from . import plugins
 from .errors import UserError
-from .model_spec import SHORT_NAMES
 from .models._anatomy import Anatomy, Block
-from .timm_names import check_architecture
+from .timm_names import SHORT_NAMES, check_architecture
 
 _FAMILIES = "kamim_analysis.models"
 

@@ -7,18 +7,9 @@ from typing import Literal
 
 from . import weights_file
 from .errors import UserError
-from .timm_names import check_architecture
+from .timm_names import SHORT_NAMES, check_architecture
 
 Kind = Literal["random", "timm", "weights"]
-#: the papers' encoders; in our hands they take 192 px unless told otherwise
-SHORT_NAMES = {
-    "vit_tiny": "vit_tiny_patch16_224",
-    "vit_small": "vit_small_patch16_224",
-    "vit_base": "vit_base_patch16_224",
-    "swin_tiny": "swin_tiny_patch4_window7_224",
-    "swin_base": "swin_base_patch4_window7_224",
-}
-
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -14,8 +14,9 @@ from torch import nn
 from . import encoders, plugins, weights_file
 from .checkpoints._layout import Recognised
 from .errors import UserError
-from .model_spec import SHORT_NAMES, ModelSpec, parse
+from .model_spec import ModelSpec, parse
 from .reconstruction import MEAN, STD, MaskedImageModel, MaskSettings
+from .timm_names import SHORT_NAMES
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,14 @@ from pathlib import Path
 from . import plugins
 from .errors import UserError
 
+#: the papers' encoders; in our hands they take 192 px unless told otherwise
+SHORT_NAMES = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+    "swin_tiny": "swin_tiny_patch4_window7_224",
+    "swin_base": "swin_base_patch4_window7_224",
+}
 _REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 
 
@@ -25,7 +33,7 @@ def check_architecture(name: str) -> str:
     """The name, which may carry a pretrained tag (`NAME.TAG`). Raises UserError with the nearest for an unknown one."""
     known = architectures()
     if name.split(".")[0] not in known:
-        near = plugins.nearest(name, known)
+        near = plugins.nearest(name, [*SHORT_NAMES, *known])
         hint = f"did you mean {near!r}? " if near else ""
         raise UserError(f"timm has no architecture {name!r}; {hint}timm.list_models() lists all {len(known)} of them")
     return name

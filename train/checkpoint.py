@@ -1,4 +1,8 @@
-"""Checkpoints that are either complete or absent, and that restore a run exactly."""
+"""Checkpoints that are either complete or absent, and that restore a run exactly.
+
+Weights, optimizer and the number of steps are all there is to restore: samples and every step's own random draws are
+functions of (seed, step), and the schedule is of the step.
+"""
 
 import os
 import shutil
@@ -36,7 +40,7 @@ def save(run: Path, objective: Any, optimizer: torch.optim.Optimizer, step: int,
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     weights_file.write_state(aside / "model.safetensors", objective.model.state_dict(), describe(objective, step))
-    state = {"step": step, "optimizer": optimizer.state_dict(), "random": _random_state(), "version": __version__}
+    state = {"step": step, "optimizer": optimizer.state_dict(), "version": __version__}
     torch.save(state, aside / "state.pt")
     for file in aside.iterdir():
         _flush(file)
@@ -63,7 +67,6 @@ def load(run: Path, objective: Any, optimizer: torch.optim.Optimizer) -> int:
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise UserError(f"checkpoint {str(folder)!r} does not fit: {' '.join(str(error).split())}") from error
-    _restore_random_state(state["random"])
     return int(state["step"])
 
 
@@ -99,13 +102,3 @@ def _flush(path: Path) -> None:
     finally:
         os.close(descriptor)
 
-
-def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

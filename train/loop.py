@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 
 from kamim_analysis import encoders
 from kamim_analysis.data import Unreadable, open_pictures
@@ -76,7 +76,7 @@ def _build(recipe: Recipe, out: Path) -> _Run:
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
     )
-    set_seed(recipe.seed)
+    torch.manual_seed(recipe.seed)
     objective = recipe.objective.build(_encoder(recipe))
     view = recipe.objective.view(_augmentation(recipe), recipe.encoder.image_size, anatomy(objective.encoder).mask_patch)
     if recipe.efficiency.compile:
@@ -139,6 +139,8 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
     run.wrapped.train()
     for step in range(run.first_step + 1, run.last_step + 1):
         run.schedule.step_update(step - 1)
+        # stochastic depth draws from a state of its own at each step, so there is none to save and restore
+        torch.manual_seed(_step_seed(recipe.seed, step, run.accelerator.process_index))
         for name, value in _step(run).items():
             sums[name] = sums.get(name, 0) + value
         last = step == run.last_step
@@ -156,12 +158,15 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
         pause = time.monotonic()
         if run.accelerator.is_main_process:
             if monitor and watch_every and (step % watch_every == 0 or last):
-                with torch.random.fork_rng():
-                    monitor(run.objective.model, step, metrics)
+                monitor(run.objective.model, step, metrics)
             if step % recipe.checkpoint_every == 0 or last:
                 checkpoint.save(run.out, run.objective, run.optimizer, step, recipe.keep_checkpoints)
         run.accelerator.wait_for_everyone()
         since += time.monotonic() - pause
+
+
+def _step_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _step(run: _Run) -> dict[str, torch.Tensor]:

@@ -62,7 +62,7 @@ class Optim:
     """Images of one optimizer step, over all devices and accumulated micro-batches."""
     epochs: int = 100
     """Passes over the data, warm-up included. (KAMIM's code adds the warm-up on top: 110.)"""
-    warmup_epochs: float = 10
+    warmup_epochs: float = 10.0
     """Linear warm-up."""
     learning_rate: float = 8e-4
     """Peak learning rate, for the batch size above; it is not scaled."""

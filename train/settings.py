@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
+from kamim_analysis.timm_names import SHORT_NAMES, check_architecture
 
 from .recipe import FREE_TO_CHANGE, Recipe
 
@@ -69,12 +70,14 @@ def check(recipe: Recipe) -> None:
         raise UserError(
             f"optim.warmup_epochs {recipe.optim.warmup_epochs} is not less than optim.epochs {recipe.optim.epochs}"
         )
-    size = recipe.encoder.image_size
-    objective = recipe.objective
-    for name, cell in _cells(objective).items():
-        if size % cell:
+    encoder = recipe.encoder
+    if encoder.name not in SHORT_NAMES:
+        check_architecture(encoder.name)
+    for name, cell in _cells(recipe).items():
+        if cell is not None and encoder.image_size % cell:
             raise UserError(
-                f"{name} {cell} does not divide encoder.image_size {size}; choose sizes of which one divides the other"
+                f"{name} {cell} does not divide encoder.image_size {encoder.image_size}; choose sizes of which one "
+                "divides the other"
             )
 
 
@@ -84,9 +87,11 @@ _POSITIVE = (
 ).split()
 
 
-def _cells(objective: Any) -> dict[str, int]:
+def _cells(recipe: Recipe) -> dict[str, int | None]:
+    """Sizes in pixels that must divide the image."""
     names = ("mask_unit", "weight_patch")
-    return {f"objective.{name}": getattr(objective, name) for name in names if hasattr(objective, name)}
+    cells = {f"objective.{name}": getattr(recipe.objective, name, None) for name in names}
+    return cells | {"encoder.patch_size": recipe.encoder.patch_size}
 
 
 def as_dict(value: Any) -> Any:

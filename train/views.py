@@ -47,11 +47,13 @@ class MaskedView:
         self.size = Size(image_size, image_size)
         self.patch_size, self.unit, self.ratio = patch_size, unit, ratio
         self.augment = augmentation.build(image_size)
-        self.draw_mask()  # sizes that do not divide are refused here, before any worker starts
+        self.draw_mask(torch.Generator())  # sizes that do not divide are refused here, before any worker starts
 
-    def draw_mask(self) -> Tensor:
-        """A mask from torch's global random state."""
-        return random_blocks(self.size, unit=self.unit, ratio=self.ratio, patch_size=self.patch_size)
+    def draw_mask(self, generator: torch.Generator | None = None) -> Tensor:
+        """A mask, from torch's global random state unless a generator is given."""
+        return random_blocks(
+            self.size, unit=self.unit, ratio=self.ratio, patch_size=self.patch_size, generator=generator
+        )
 
     def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
         """Crop, flip, mask."""

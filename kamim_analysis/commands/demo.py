@@ -13,6 +13,7 @@ def run(arguments: list[str]) -> None:
     parser = Parser("demo", f"{HELP} (about seven minutes on two cores)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory (default: out/demo)")
     parser.add_argument("--max_steps", type=whole_number(1), help="train for this many steps only, to try it out")
+    parser.add_argument("--images", type=whole_number(2), default=768, help="pictures to analyse (default: 768)")
     chosen = parser.parse_args(arguments)
 
     from .. import output
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> None:
         train_and_monitor(recipes[label], chosen.out / name)
     models = [f"{label}={chosen.out / name}" for label, name in _METHODS.items()]
     control = f"untrained=random:{chosen.out / _METHODS['SimMIM']}"
-    analyze.run([*models, control, "--data", "photographs", "--images", "768", "--out", str(results), "--overwrite"])
+    analyze.run([*models, control, "--data", "photographs", "--images", str(chosen.images), "--out", str(results), "--overwrite"])
     _summarise(results, [*_METHODS], control.split("=")[0])
 
 

@@ -15,8 +15,7 @@ def run(arguments: list[str]) -> None:
         _describe(chosen.models)
         return
 
-    from ..model_spec import SHORT_NAMES
-    from ..timm_names import architectures
+    from ..timm_names import SHORT_NAMES, architectures
 
     print("by name, at 192 px unless another image size is given:")
     for short, timm_name in SHORT_NAMES.items():

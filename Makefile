@@ -1,0 +1,39 @@
+# make demo    train SimMIM and KAMIM on bundled photographs, analyse both, write figures and report to out/demo
+# make test    the whole test suite, notebooks included
+# make lint    ruff and mypy
+# make bench   ratios of speed and memory
+# Each makes .venv and installs into it first, where that is not yet done.
+PYTHON ?= python3
+EXTRA ?= cpu
+BIN := .venv/bin
+INSTALLED := .venv/installed-$(EXTRA)
+
+.PHONY: demo test lint bench clean
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA),dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/kamim demo --out out/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --nbmake notebooks -p no:cacheprovider
+
+# mypy cannot follow the mapped folders in the tree, where it would check a third of the files and report success:
+# it is given the unpacked wheel
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	cd build/wheel && unzip -q *.whl && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kamim_analysis
+
+bench: $(INSTALLED)
+	cd tests/benchmarks && for script in loading analyses memory; do ../../$(BIN)/python $$script.py || exit 1; done
+
+clean:
+	rm -rf .venv build out
