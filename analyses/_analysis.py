@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
@@ -18,7 +18,7 @@ from kamim_analysis.reconstruction import MaskedImageModel, MaskSettings
 from kamim_analysis.results import Row
 
 Site = Literal["patch_attention", "tokens", "attention_input", "attention_output"]
-"""What hooks hand over. `patch_attention` is [B, heads, N, N] over patches, rows summing to one; the others [B, T, C]."""
+"""What hooks hand over: `patch_attention` [B, heads, N, N] over patches, rows summing to one; the others [B, T, C]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,24 @@ class Analysis(Metric, ABC):
         super().__init__()
         self.subject = subject
 
+    def add_lists(self, *names: str) -> None:
+        """States that grow by concatenation along the image axis, in this process and across processes."""
+        for name in names:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def append(self, name: str, values: Shaped[Tensor, "b ..."]) -> None:
+        """Add this batch's part to a state."""
+        cast(list[Tensor], getattr(self, name)).append(values)
+
+    def count(self, name: str) -> int:
+        """Images in a state so far."""
+        return sum(len(part) for part in cast(list[Tensor], getattr(self, name)))
+
+    def collected(self, name: str) -> Shaped[Tensor, "i ..."]:
+        """A whole state on the CPU, after torchmetrics' synchronisation too, which makes one tensor of a list."""
+        whole: Tensor = dim_zero_cat(getattr(self, name))
+        return whole.cpu()
+
     @classmethod
     def unavailable(cls, subject: Subject) -> str | None:
         """Why this model cannot be analysed so; None if it can."""
@@ -103,6 +121,9 @@ class Analysis(Metric, ABC):
     def update(self, batch: Batch) -> None:
         """Close a batch."""
 
+    def update_bank(self, features: Float[Tensor, "b d"], labels: Int64[Tensor, " b"]) -> None:
+        """Take features of training images, if `WANTS_BANK`."""
+
     @abstractmethod
     def compute(self) -> Findings:
         """The numbers over all images."""
@@ -116,8 +137,7 @@ class PerImage(Analysis):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         self._pending: dict[str, list[Tensor]] = {}
-        for key in self.keys():
-            self.add_state(key, default=[], dist_reduce_fx="cat")
+        self.add_lists(*self.keys())
 
     def keys(self) -> list[str]:
         """Names of the states, in order: one for each layer here."""
@@ -133,15 +153,15 @@ class PerImage(Analysis):
         if silent:
             raise RuntimeError(f"{type(self).__name__} did not see {', '.join(silent)} of every image")
         for key, parts in self._pending.items():
-            getattr(self, key).append(torch.cat(parts))
+            self.append(key, torch.cat(parts))
         self._pending = {}
 
     def values(self, key: str) -> NDArray[np.float64]:
         """All images' numbers of one state, [images, ...]."""
-        return as_array(getattr(self, key))
+        return as_array(self.collected(key))
 
 
-def as_array(state: Any) -> NDArray[np.float64]:
-    """A metric's list state, or what synchronisation made of it, as one array."""
-    array: NDArray[np.float64] = dim_zero_cat(state).double().cpu().numpy()
+def as_array(values: Shaped[Tensor, "..."]) -> NDArray[np.float64]:
+    """A tensor as an array for statistics."""
+    array: NDArray[np.float64] = values.double().numpy()
     return array

@@ -20,7 +20,7 @@ from kamim_analysis.results import Row
 from kamim_analysis.runtime import best_device
 from kamim_analysis.sampling import ChosenPictures
 
-from ._run import manifest, model_entry
+from ._run import Request, manifest, model_entry
 from ._suite import to_device
 from .knn import KS, accuracy_rows, knn_correct
 
@@ -31,30 +31,30 @@ def run_knn(
     layer: int | str,
     ks: Sequence[int],
     *,
+    request: Request,
     norm: bool,
     out: Path,
-    **settings: Any,
 ) -> str:
     """Extract, classify, write metrics and manifest into `out`; returns a table to print."""
     rows: dict[str, list[Row]] = {}
     entries = []
     ks = ks or [k for k in KS if k <= data.neighbours]
     for spec in models:
-        opened = open_model(spec, settings["image_size"], seed=settings["seed"])
+        opened = open_model(spec, request.image_size, seed=request.seed)
         opened.encoder.to(best_device())
         layers = _layers(layer, len(anatomy(opened.encoder).blocks))
-        extract = _Extractor(opened, layers, settings["pooling"], norm=norm)
-        test, labels = extract(data.test, data.test_indices, data, settings)
+        extract = _Extractor(opened, layers, request, norm=norm)
+        test, labels = extract(data.test, data.test_indices, data)
         bank: Any = None
         bank_labels = None
         if data.bank is not None:
-            bank, bank_labels = extract(data.bank, data.bank_indices, data, settings)
+            bank, bank_labels = extract(data.bank, data.bank_indices, data)
         rows[spec.label] = []
         for i in layers:
             correct = knn_correct(test[i], labels, bank and bank[i], bank_labels, ks)
             rows[spec.label] += accuracy_rows(correct, i)
         entries.append(model_entry(opened, {}))
-    protocol = manifest(data, entries, seed=settings["seed"], pooling=settings["pooling"])
+    protocol = manifest(data, entries, seed=request.seed, pooling=request.pooling)
     protocol["knn"] = {"temperature": 0.07, "final_norm": "all layers" if norm else "last layer only"}
     results.write(out, protocol, rows, {})
     return _table(rows)
@@ -72,20 +72,20 @@ def _layers(layer: int | str, last: int) -> list[int]:
 class _Extractor:
     """Pooled features of chosen layers; the last layer's after the final norm, others raw unless `norm`."""
 
-    def __init__(self, opened: OpenedModel, layers: list[int], pooling: str, *, norm: bool) -> None:
-        self.opened, self.layers, self.pooling, self.norm = opened, layers, pooling, norm
+    def __init__(self, opened: OpenedModel, layers: list[int], request: Request, *, norm: bool) -> None:
+        self.opened, self.layers, self.request, self.norm = opened, layers, request, norm
         self.body = anatomy(opened.encoder)
         self.last = len(self.body.blocks)
         self.kept: dict[int, list[Tensor]] = {i: [] for i in layers}
 
     def __call__(
-        self, pictures: Pictures, indices: Sequence[int], data: ChosenPictures, settings: dict[str, Any]
+        self, pictures: Pictures, indices: Sequence[int], data: ChosenPictures
     ) -> tuple[dict[int, Tensor], Tensor]:
         """Features by layer, [images, C] each, and labels [images]."""
         self.kept = {i: [] for i in self.layers}
         labels = []
-        size = settings["batch_size"]
-        loading = {"batch_size": size, "workers": settings["workers"]}
+        size = self.request.batch_size
+        loading = {"batch_size": size, "workers": self.request.workers}
         batches = image_batches(pictures, indices, self.opened.transform, data.unreadable, **loading)
         for batch in track(batches, f"{self.opened.label}: features", total=-(-len(indices) // size)):
             self._extract(to_device(batch, best_device()).images)
@@ -111,7 +111,7 @@ class _Extractor:
         self._pool(layer, tokens)
 
     def _pool(self, layer: int, tokens: Tensor) -> None:
-        self.kept[layer].append(pool(tokens, self.body.prefix_tokens, self.pooling).float().cpu())
+        self.kept[layer].append(pool(tokens, self.body.prefix_tokens, self.request.pooling).float().cpu())
 
 
 def _table(rows: dict[str, list[Row]]) -> str:

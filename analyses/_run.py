@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 
 from kamim_analysis import results
@@ -63,7 +64,9 @@ def analyze(request: Request, out: Path) -> Unreadable:
         max_unreadable=request.max_unreadable,
         shown=SHOWN,
     )
-    rows, arrays, entries = {}, {}, []
+    rows: dict[str, list[results.Row]] = {}
+    arrays: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
+    entries = []
     for spec in request.models:
         opened = open_model(spec, request.image_size, seed=request.seed)
         outcome = _analyze_model(opened, data, request)
@@ -99,9 +102,7 @@ def _analyze_model(opened: OpenedModel, data: ChosenPictures, request: Request) 
     if suite.wants_bank and data.bank is not None:
         bank = image_batches(data.bank, data.bank_indices, opened.transform, data.unreadable, **loading)
         total = -(-len(data.bank_indices) // request.batch_size)
-        suite.update_bank(
-            to_device(batch, device) for batch in track(bank, f"{opened.label}: neighbours", total=total)
-        )
+        suite.update_bank(to_device(batch, device) for batch in track(bank, f"{opened.label}: neighbours", total=total))
     batches = image_batches(data.test, data.test_indices, opened.transform, data.unreadable, **loading)
     total = -(-len(data.test_indices) // request.batch_size)
     for batch in track(batches, f"{opened.label}: images", total=total):

@@ -93,8 +93,7 @@ class Suite:
                 tokens = self.encoder.forward_features(batch.images)
                 features = pool(tokens, self.subject.anatomy.prefix_tokens, self.subject.pooling)
                 for analysis in self.analyses.values():
-                    if analysis.WANTS_BANK:
-                        analysis.update_bank(features, batch.labels)
+                    analysis.update_bank(features, batch.labels)
 
     def outcome(self) -> Outcome:
         """Compute every analysis."""

@@ -49,5 +49,3 @@ class AttentionDistance(PerImage):
     def compute(self) -> Findings:
         """Pixels; rows `mean` for each layer and head."""
         return Findings(rows_by_head("attention_distance", "mean", [self.values(key) for key in self.keys()]))
-
-

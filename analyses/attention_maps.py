@@ -21,15 +21,14 @@ class AttentionMaps(Analysis):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         self._pending: list[Tensor] = []
-        for state in ("maps", "pixels"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.add_lists("maps", "pixels")
 
     def layers_wanted(self, site: Site) -> Sequence[int]:
         """The last layer."""
         return [self.subject.layers] if site in self.SITES else []
 
     def _room(self) -> int:
-        return _IMAGES - sum(len(part) for part in self.pixels)
+        return _IMAGES - self.count("pixels")
 
     def observe(self, site: Site, layer: int, values: Tensor) -> None:
         """Keep the first images' attention; half precision is enough for a picture."""
@@ -41,14 +40,13 @@ class AttentionMaps(Analysis):
         """Close a batch."""
         room = self._room()
         if room > 0:
-            self.maps.extend(self._pending)
-            self.pixels.append(to_pixels(batch.images[:room], self.subject))
+            self.append("maps", torch.cat(self._pending))
+            self.append("pixels", to_pixels(batch.images[:room], self.subject))
         self._pending = []
 
     def compute(self) -> Findings:
         """Arrays `maps` [images, heads, N, N] and `pixels`, the pictures, uint8 [images, H, W, 3]."""
-        maps, pixels = torch.cat(list(self.maps)), torch.cat(list(self.pixels))
-        return Findings([], {"maps": maps.cpu().numpy(), "pixels": pixels.cpu().numpy()})
+        return Findings([], {name: self.collected(name).numpy() for name in ("maps", "pixels")})
 
 
 def to_pixels(images: Tensor, subject: Subject) -> Tensor:

@@ -1,4 +1,4 @@
-"""NMI of attention: does where a patch looks depend on where it is? (Park et al., arXiv 2305.00729; KAMIM, figure 7)."""
+"""NMI of attention: does a patch look by where it is? (Park et al., arXiv 2305.00729; KAMIM, figure 7)."""
 
 import math
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Fourier analysis: which spatial frequencies tokens carry, by depth (Park and Kim, arXiv 2202.06709; KAMIM, figure 4)."""
+"""Which spatial frequencies tokens carry, by depth (Park and Kim, arXiv 2202.06709; KAMIM, figure 4)."""
 
 import math
 from functools import lru_cache
@@ -19,7 +19,7 @@ QUESTION = "Does a layer carry fine detail or broad patches of the picture?"
 
 @lru_cache(maxsize=64)
 def _half_diagonal(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [N, F] of the discrete Fourier transform at the frequencies (i, i), i = 0 ... from DC outwards."""
+    """Cosine and sine [N, F] of the discrete Fourier transform at the frequencies (i, i) from DC outwards."""
     count = min(size - size // 2 for size in grid)
     frequency = torch.arange(count, dtype=torch.float64, device=device)
     y = torch.arange(grid.height, dtype=torch.float64, device=device) / grid.height

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from kamim_analysis.errors import UserError
 from kamim_analysis.results import Row, rows_of
@@ -70,9 +70,14 @@ def knn_correct(
     similarity, found = neighbours(queries, bank, max(ks) + leave_one_out)
     if leave_one_out:
         similarity, found = _without_self(similarity, found)
-    votes = (similarity / temperature).exp()[..., None] * one_hot(bank_labels)[found]
-    totals = votes.cumsum(1)
-    return {k: totals[:, k - 1].argmax(-1) == query_labels for k in ks}
+    weights, voted = (similarity.double() / temperature).exp(), bank_labels[found]
+    votes = weights.new_zeros(len(queries), int(bank_labels.max()) + 1)
+    correct, counted = {}, 0
+    for k in sorted(ks):
+        votes.scatter_add_(1, voted[:, counted:k], weights[:, counted:k])
+        correct[k] = votes.argmax(1) == query_labels
+        counted = k
+    return correct
 
 
 def _without_self(similarity: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,8 +95,7 @@ class KNN(Analysis):
     def __init__(self, subject: Subject, ks: Sequence[int] | None = None) -> None:
         super().__init__(subject)
         self.ks = ks
-        for state in ("features", "labels", "bank_features", "bank_labels"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.add_lists("features", "labels", "bank_features", "bank_labels")
 
     @classmethod
     def unavailable(cls, subject: Subject) -> str | None:
@@ -100,22 +104,19 @@ class KNN(Analysis):
 
     def update(self, batch: Batch) -> None:
         """Keep one vector for each image."""
-        self.features.append(batch.features)
-        self.labels.append(batch.labels)
+        self.append("features", batch.features)
+        self.append("labels", batch.labels)
 
     def update_bank(self, features: Float[Tensor, "b d"], labels: Int64[Tensor, " b"]) -> None:
         """Keep one vector for each training image."""
-        self.bank_features.append(features)
-        self.bank_labels.append(labels)
+        self.append("bank_features", features)
+        self.append("bank_labels", labels)
 
     def compute(self) -> Findings:
         """Rows `top1_k{k}`, accuracy in [0, 1], for each k that the data allow."""
-        features, labels = (torch.cat(list(state)).cpu() for state in (self.features, self.labels))
-        if self.bank_features:
-            bank = torch.cat(list(self.bank_features)).cpu()
-            bank_labels = torch.cat(list(self.bank_labels)).cpu()
-        else:
-            bank = bank_labels = None
+        features, labels = self.collected("features"), self.collected("labels")
+        bank = self.collected("bank_features") if self.bank_features else None
+        bank_labels = None if bank is None else self.collected("bank_labels")
         available = len(features) - 1 if bank is None else len(bank)
         ks = self.ks or [k for k in KS if k <= available]
         if not ks:

@@ -1,6 +1,6 @@
-"""Reconstruction of masked pictures: PSNR and SSIM (KAMIM, section 5 and figure 2), in a sound protocol and the papers'."""
+"""Reconstruction of masked pictures: PSNR and SSIM, in a sound protocol and in KAMIM's (its figure 2)."""
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -79,8 +79,7 @@ class Reconstruction(Analysis):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        for state in ("l1", "quality", "reference_error", "reference_range", "reference_ssim", "shown"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.add_lists("l1", "quality", "reference_error", "reference_range", "reference_ssim", "shown")
 
     @classmethod
     def unavailable(cls, subject: Subject) -> str | None:
@@ -93,16 +92,16 @@ class Reconstruction(Analysis):
         prediction = self._predict(original, mask)
         pairs = zip(prediction.split(1), original.split(1), hidden.split(1), strict=True)
         l1 = [(masked_l1(p, o, h), mean_colour_l1(o, h)) for p, o, h in pairs]
-        self.l1.append(torch.tensor(l1))
+        self.append("l1", torch.tensor(l1))
         quality = reconstruction_quality(self._unit(original), self._unit(prediction), hidden.cpu().numpy())
-        self.quality.append(torch.from_numpy(np.stack(quality, axis=1)))
-        room = _IMAGES - sum(map(len, self.shown))
+        self.append("quality", torch.from_numpy(np.stack(quality, axis=1)))
+        room = _IMAGES - self.count("shown")
         if room > 0:
             gray = torch.zeros_like(original)
             masked = torch.where(hidden[:, None], gray, original)
             pasted = torch.where(hidden[:, None], prediction, original)
             rows = [to_pixels(images[:room], self.subject) for images in (original, masked, prediction, pasted)]
-            self.shown.append(torch.stack(rows, dim=1))
+            self.append("shown", torch.stack(rows, dim=1))
         self._update_reference(batch)
 
     def _update_reference(self, batch: Batch) -> None:
@@ -111,13 +110,12 @@ class Reconstruction(Analysis):
 
         original = batch.images
         prediction = self._predict(original, self._masks(batch, _REFERENCE_RATIO)[0])
-        self.reference_error.append((prediction - original).square().mean((1, 2, 3)))
-        self.reference_range.append((original.amax() - original.amin()).expand(len(original)))
+        self.append("reference_error", (prediction - original).square().mean((1, 2, 3)))
+        self.append("reference_range", (original.amax() - original.amin()).expand(len(original)))
         # torchmetrics' own choice where none is given: the greater range of the two
         span = max(float(prediction.amax() - prediction.amin()), float(original.amax() - original.amin()))
-        self.reference_ssim.append(
-            structural_similarity_index_measure(prediction, original, data_range=span, reduction="none").reshape(-1)
-        )
+        ssim = structural_similarity_index_measure(prediction, original, data_range=span, reduction="none")
+        self.append("reference_ssim", cast(Tensor, ssim).reshape(-1))
 
     def _masks(self, batch: Batch, ratio: float) -> tuple[Tensor, Tensor]:
         """Each image's mask over patches and over pixels."""
@@ -126,9 +124,7 @@ class Reconstruction(Analysis):
         for index in batch.indices.tolist():
             generator = torch.Generator().manual_seed(self.subject.seed * 1_000_003 + index)
             masks.append(
-                random_blocks(
-                    body.image_size, unit=unit, ratio=ratio, patch_size=body.mask_patch, generator=generator
-                )
+                random_blocks(body.image_size, unit=unit, ratio=ratio, patch_size=body.mask_patch, generator=generator)
             )
         mask = torch.stack(masks).to(batch.images.device)
         return mask, pixel_mask(mask, body.mask_patch)
@@ -141,25 +137,25 @@ class Reconstruction(Analysis):
     def _unit(self, images: Tensor) -> NDArray[np.float64]:
         """Normalised images as pixels in [0, 1], [B, H, W, 3]."""
         mean, std = np.array(self.subject.mean), np.array(self.subject.std)
-        return images.permute(0, 2, 3, 1).double().cpu().numpy() * std + mean
+        return np.asarray(images.permute(0, 2, 3, 1).double().cpu().numpy() * std + mean)
 
     def compute(self) -> Findings:
         """Rows for both protocols; array `pixels` [images, 4, H, W, 3]: original, masked, predicted, pasted."""
         rows: list[Row] = []
-        l1, quality = as_array(self.l1), as_array(self.quality)
+        l1, quality = as_array(self.collected("l1")), as_array(self.collected("quality"))
         for i, name in enumerate(("masked_l1", "mean_colour_l1")):
             rows += rows_of("reconstruction", name, l1[:, i : i + 1], layers=[None])
         for i, name in enumerate(Quality._fields):
             rows += rows_of("reconstruction", name, quality[:, i : i + 1], layers=[None])
         rows.append(self._reference_psnr())
-        rows += rows_of("reconstruction", "ssim_reference", as_array(self.reference_ssim)[:, None], layers=[None])
-        shown: Tensor = torch.cat(list(self.shown))
-        return Findings(rows, {"pixels": shown.cpu().numpy()})
+        ssim = as_array(self.collected("reference_ssim"))
+        rows += rows_of("reconstruction", "ssim_reference", ssim[:, None], layers=[None])
+        return Findings(rows, {"pixels": self.collected("shown").numpy()})
 
     def _reference_psnr(self) -> Row:
         """Pooled as torchmetrics does: of the mean squared error over all images, so the interval is of that."""
-        error = as_array(self.reference_error)
-        peak = float(as_array(self.reference_range).mean())
+        error = as_array(self.collected("reference_error"))
+        peak = float(as_array(self.collected("reference_range")).mean())
         mean, low, high = mean_interval(error[:, None])
         value, best, worst = (float(_psnr(number, peak)[0]) for number in (mean, low, high))
         return Row("reconstruction", None, None, "psnr_reference", value, worst, best, len(error))

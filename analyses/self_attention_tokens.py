@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
+import torch  # noqa: F401  (the doctest)
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,7 +35,7 @@ def mean_pairwise_cosine(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
 
 
 def principal_plane(*groups: NDArray[np.floating]) -> list[NDArray[np.float32]]:
-    """Coordinates of groups of vectors [..., C] on the first two principal components fitted on all of them together."""
+    """Groups of vectors [..., C] on the first two principal components of all of them together: [..., 2] each."""
     from sklearn.decomposition import PCA
 
     flat = [group.reshape(-1, group.shape[-1]) for group in groups]
@@ -59,11 +59,8 @@ class SelfAttentionTokens(PerImage):
         super().__init__(subject)
         # the paper shows layer 11 of 12 (figure 8) and the last (figures 9 and 10)
         self.shown_layers = sorted({max(subject.layers - 1, 1), subject.layers})
-        self._pending_shown: dict[str, list[Tensor]] = {}
-        for key in self._shown_keys():
-            self.add_state(key, default=[], dist_reduce_fx="cat")
-        self.add_state("shown_labels", default=[], dist_reduce_fx="cat")
-        self.add_state("shown_indices", default=[], dist_reduce_fx="cat")
+        self._pending_shown: dict[str, Tensor] = {}
+        self.add_lists(*self._shown_keys(), "shown_labels")
 
     def keys(self) -> list[str]:
         """Two states for each layer."""
@@ -73,7 +70,7 @@ class SelfAttentionTokens(PerImage):
         return [f"shown_{when}{i}" for when in ("before", "after") for i in self.shown_layers]
 
     def _room(self) -> int:
-        return sum(SHOWN) - sum(len(part) for part in self.shown_labels)
+        return sum(SHOWN) - self.count("shown_labels")
 
     def observe(self, site: Site, layer: int, values: Tensor) -> None:
         """Reduce a layer's tokens; keep those of the first few images."""
@@ -83,18 +80,17 @@ class SelfAttentionTokens(PerImage):
         tokens = patch_tokens(values, self.subject.block(layer).prefix_tokens)
         self.put(f"{when}{layer}", mean_pairwise_cosine(tokens))
         if layer in self.shown_layers and self._room() > 0:
-            self._pending_shown[f"shown_{when}{layer}"] = [tokens[: self._room()].float()]
+            self._pending_shown[f"shown_{when}{layer}"] = tokens[: self._room()].float()
 
     def update(self, batch: Batch) -> None:
         """Close a batch."""
         super().update(batch)
         room = self._room()
-        for key, parts in self._pending_shown.items():
-            getattr(self, key).extend(parts)
+        for key, tokens in self._pending_shown.items():
+            self.append(key, tokens)
         self._pending_shown = {}
         if room > 0:
-            self.shown_labels.append(batch.labels[:room])
-            self.shown_indices.append(batch.indices[:room])
+            self.append("shown_labels", batch.labels[:room])
 
     def compute(self) -> Findings:
         """Rows `cosine_before`, `cosine_after`; planes `before{layer}`, `after{layer}` [16, N, 2], fitted together."""
@@ -111,5 +107,5 @@ class SelfAttentionTokens(PerImage):
             arrays[f"two_before{i}"], arrays[f"two_after{i}"] = principal_plane(before[:2], after[:2])
             (arrays[f"all_after{i}"],) = principal_plane(after)
         arrays["self_attention_layers"] = np.array(self.shown_layers)
-        arrays["self_attention_labels"] = torch.cat(list(self.shown_labels)).cpu().numpy()
+        arrays["self_attention_labels"] = self.collected("shown_labels").numpy()
         return Findings(rows, arrays)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,15 +39,14 @@ class TokenTSNE(Analysis):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         self._pending: Tensor | None = None
-        for state in ("kept", "labels"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.add_lists("kept", "labels")
 
     def layers_wanted(self, site: Site) -> Sequence[int]:
         """The last layer."""
         return [self.subject.layers] if site in self.SITES else []
 
     def _room(self) -> int:
-        return _IMAGES - sum(len(part) for part in self.labels)
+        return _IMAGES - self.count("labels")
 
     def observe(self, site: Site, layer: int, values: Tensor) -> None:
         """Keep the first images' tokens."""
@@ -60,14 +58,14 @@ class TokenTSNE(Analysis):
         """Close a batch."""
         room = self._room()
         if self._pending is not None and room > 0:
-            self.kept.append(self._pending)
-            self.labels.append(batch.labels[:room])
+            self.append("kept", self._pending)
+            self.append("labels", batch.labels[:room])
         self._pending = None
 
     def compute(self) -> Findings:
         """Array `tsne` [images, N, 2] with the class of each image."""
-        tokens = torch.cat(list(self.kept)).cpu().numpy()
+        tokens = self.collected("kept").numpy()
         images, count, channels = tokens.shape
         plane = token_tsne(tokens.reshape(-1, channels), seed=self.subject.seed)
-        labels = torch.cat(list(self.labels)).cpu().numpy()
+        labels = self.collected("labels").numpy()
         return Findings([], {"tsne": plane.reshape(images, count, 2), "tsne_labels": labels})

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import UserError
 
@@ -85,3 +85,11 @@ def add_models_and_data(parser: Parser, *, images: int | None) -> None:
         "--max_unreadable", type=share, default=0.01,
         help="end with an error when more than this share of the pictures cannot be read (default: 0.01)",
     )  # fmt: skip
+
+
+_SHARED = "data data_root images image_size pooling seed batch_size workers max_unreadable".split()
+
+
+def shared_settings(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What `add_models_and_data` asked for, less the models and the output."""
+    return {name: getattr(chosen, name) for name in _SHARED}

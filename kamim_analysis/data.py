@@ -15,9 +15,7 @@ from .decode import UnreadableImage, read_rgb, to_rgb
 from .errors import UserError
 
 Split = Literal["train", "val"]
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .jp2 .jpe .jfif .avif".split()
-)
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .jp2 .jpe .jfif .avif".split())
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "test")}
 _TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
 # crops in the photographs' splits, a multiple of the twelve pictures

@@ -28,7 +28,7 @@ def anatomy(encoder: nn.Module) -> Anatomy:
     )
 
 
-def create(name: str, image_size: int, *, sizes: dict[str, int] | None = None, **options: Any) -> nn.Module:
+def create(name: str, image_size: int, *, sizes: dict[str, int] | None = None, **options: Any) -> Any:
     """A timm encoder without classifier, random weights, for square images.
 
     `name` is one of `SHORT_NAMES` or any timm ViT or Swin. `sizes` changes width, depth, heads or patch_size; `options`
@@ -37,7 +37,10 @@ def create(name: str, image_size: int, *, sizes: dict[str, int] | None = None, *
     architecture = SHORT_NAMES.get(name) or check_architecture(name)
     family = _family_of(architecture)
     arguments = (family.arguments(image_size, sizes or {}) if family else {"img_size": image_size}) | options
-    return build(architecture, arguments)
+    encoder = build(architecture, arguments)
+    if hasattr(encoder, "fc_norm"):  # a classifier's norm: without classifier nothing trains it
+        encoder.fc_norm.requires_grad_(False)
+    return encoder
 
 
 def _family_of(architecture: str) -> Any:

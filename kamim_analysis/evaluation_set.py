@@ -70,4 +70,3 @@ def image_batches(
         unreadable.add(failed)
         if batch is not None:
             yield batch
-

@@ -11,6 +11,7 @@ from .timm_names import SHORT_NAMES, check_architecture
 
 Kind = Literal["random", "timm", "weights"]
 
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One model: what to call it, what the user wrote, and where it is."""

@@ -48,7 +48,9 @@ def load_encoder(spec: str, image_size: int | None = None) -> nn.Module:
     return encoder
 
 
-def open_model(spec: ModelSpec, image_size: int | None = None, *, seed: int = 0, heads: int | None = None) -> OpenedModel:
+def open_model(
+    spec: ModelSpec, image_size: int | None = None, *, seed: int = 0, heads: int | None = None
+) -> OpenedModel:
     """Open a parsed SPEC. Raises UserError for whatever cannot be opened, in one line."""
     if spec.kind == "random":
         return _open_random(spec, image_size, seed)
@@ -127,12 +129,17 @@ def describe_weights(spec: ModelSpec) -> str:
     """One line that says what a weights file holds, from its keys and shapes."""
     recognised, description = _recognised(Path(spec.target), None)
     weights = sum(tensor.numel() for tensor in recognised.encoder.values())
-    whole = {"decoder": "with mask token and head"} if recognised.decoder else {}
+    whole = ["with mask token and head"] if recognised.decoder else []
     arguments = ", ".join(f"{name}={value}" for name, value in recognised.model_args.items() if value is not None)
     step = [f"after step {description['step']}"] if "step" in description else []
     return "; ".join(
-        [f"{recognised.architecture}({arguments})", f"{weights:,} weights", *whole.values(), *step]
-        + list(recognised.announcements)
+        [
+            f"{recognised.architecture}({arguments})",
+            f"{weights:,} weights",
+            *whole,
+            *step,
+            *recognised.announcements,
+        ]
     )
 
 

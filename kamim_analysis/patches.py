@@ -22,7 +22,8 @@ def divide(size: Size, cell: int | Size, *, what: str) -> Grid:
     if min(cell) < 1 or size.height % cell.height or size.width % cell.width:
         cell_text = f"{cell.height}" if cell.height == cell.width else f"{cell.height}x{cell.width}"
         raise UserError(
-            f"{what} {cell_text} does not divide {size.height}x{size.width}; choose sizes of which one divides the other"
+            f"{what} {cell_text} does not divide {size.height}x{size.width}; "
+            "choose sizes of which one divides the other"
         )
     return Grid(size.height // cell.height, size.width // cell.width)
 

@@ -58,9 +58,7 @@ class MaskedImageModel(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(embedded))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(
-        self, images: Float[Tensor, "b 3 y x"], mask: Bool[Tensor, "b gy gx"]
-    ) -> Float[Tensor, "b 3 y x"]:
+    def forward(self, images: Float[Tensor, "b 3 y x"], mask: Bool[Tensor, "b gy gx"]) -> Float[Tensor, "b 3 y x"]:
         """Predicted pixels, in the normalised units of `images`, of every patch, hidden (mask True) or not."""
         with masked_input(self.encoder.get_submodule(self.anatomy.patch_embed), mask, self.mask_token):
             tokens = cast(Any, self.encoder).forward_features(images)

@@ -151,7 +151,7 @@ class _Hooks:
     def _unfuse(stack: ExitStack, attention: nn.Module) -> None:
         if hasattr(attention, "fused_attn"):
             stack.callback(setattr, attention, "fused_attn", attention.fused_attn)
-            attention.fused_attn = False
+            setattr(attention, "fused_attn", False)  # noqa: B010  (a module's attributes are typed as tensors)
 
     def _attach_attention(self, stack: ExitStack, block: Block, attention: nn.Module) -> None:
         drop = getattr(attention, "attn_drop", None)

@@ -35,7 +35,12 @@ class Row(NamedTuple):
 
 
 def rows_of(
-    analysis: str, statistic: str, values: NDArray[np.floating], *, layers: Sequence[int | None], head: int | None = None
+    analysis: str,
+    statistic: str,
+    values: NDArray[np.floating],
+    *,
+    layers: Sequence[int | None],
+    head: int | None = None,
 ) -> list[Row]:
     """Rows for per-image values [images, layers]: mean over images with bootstrap interval, one for each layer."""
     mean, low, high = mean_interval(values)
@@ -78,7 +83,12 @@ class Results:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """metrics.csv: one row for each number, in the columns `COLUMNS`; layer and head are nullable integers."""
-        return pd.read_csv(self.directory / METRICS, dtype={"layer": "Int64", "head": "Int64"})
+        # by converter: a model called NA or 007 keeps its name
+        return pd.read_csv(
+            self.directory / METRICS,
+            dtype={"layer": "Int64", "head": "Int64"},
+            converters=dict.fromkeys(("model", "analysis", "statistic"), str),
+        )
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

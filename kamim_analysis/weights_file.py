@@ -109,9 +109,11 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
 def _tensors_in(loaded: Any, path: Path) -> dict[str, Any]:
     import torch
 
-    candidates = [loaded] + [loaded.get(key) for key in ("model", "state_dict", "teacher", "student")] if isinstance(
-        loaded, dict
-    ) else []
+    candidates = (
+        [loaded] + [loaded.get(key) for key in ("model", "state_dict", "teacher", "student")]
+        if isinstance(loaded, dict)
+        else []
+    )
     for candidate in candidates:
         if isinstance(candidate, dict):
             tensors = {key: value for key, value in candidate.items() if isinstance(value, torch.Tensor)}

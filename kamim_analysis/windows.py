@@ -25,9 +25,7 @@ def positions(window: Window, grid: Grid) -> Int64[Tensor, "w t"]:
     return tiles.reshape(-1, rows * columns)
 
 
-def stitch_attention(
-    attention: Float[Tensor, "bw h t t"], window: Window, grid: Grid
-) -> Float[Tensor, "b h n n"]:
+def stitch_attention(attention: Float[Tensor, "bw h t t"], window: Window, grid: Grid) -> Float[Tensor, "b h n n"]:
     """Attention within windows as attention over the whole image, zero between tokens of different windows."""
     place = positions(window, grid).to(attention.device)
     windows, area = place.shape

@@ -4,6 +4,7 @@ Weights, optimizer and the number of steps are all there is to restore: samples 
 functions of (seed, step), and the schedule is of the step.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -21,13 +22,14 @@ def describe(objective: Any, step: int) -> dict[str, Any]:
     """What stands beside the weights in a file, enough to build the model again."""
     encoder = objective.encoder
     config = encoder.pretrained_cfg
+    description: dict[str, Any] = objective.description
     return {
         "architecture": encoder.architecture,
         "model_args": encoder.model_args,
         "pretrained_cfg": {key: config[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")},
         "step": step,
         "version": __version__,
-    } | objective.description
+    } | description
 
 
 def save(run: Path, objective: Any, optimizer: torch.optim.Optimizer, step: int, keep: int) -> Path:
@@ -73,10 +75,9 @@ def load(run: Path, objective: Any, optimizer: torch.optim.Optimizer) -> int:
 def save_encoder(run: Path, objective: Any, step: int) -> None:
     """The encoder alone, for `kamim analyze` and for plain timm: `encoder.safetensors` and `encoder.json`.
 
-    timm opens it as timm.create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0, **model_args).
+    timm opens it by `create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0, **model_args)`,
+    architecture and model_args as in encoder.json.
     """
-    import json
-
     description = describe(objective, step)
     aside = run / "encoder.safetensors.partial"
     encoder: nn.Module = objective.encoder
@@ -101,4 +102,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

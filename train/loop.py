@@ -78,7 +78,9 @@ def _build(recipe: Recipe, out: Path) -> _Run:
     )
     torch.manual_seed(recipe.seed)
     objective = recipe.objective.build(_encoder(recipe))
-    view = recipe.objective.view(_augmentation(recipe), recipe.encoder.image_size, anatomy(objective.encoder).mask_patch)
+    view = recipe.objective.view(
+        _augmentation(recipe), recipe.encoder.image_size, anatomy(objective.encoder).mask_patch
+    )
     if recipe.efficiency.compile:
         for block in anatomy(objective.encoder).blocks:
             objective.encoder.get_submodule(block.path).compile()
@@ -89,16 +91,25 @@ def _build(recipe: Recipe, out: Path) -> _Run:
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
     samples = TrainingSamples(pictures, view, recipe.seed)
     order = Order(**{**vars(order), "first_step": first_step})
-    batches = load_samples(
-        samples, order, workers=recipe.efficiency.workers, pin=accelerator.device.type == "cuda"
-    )
+    batches = load_samples(samples, order, workers=recipe.efficiency.workers, pin=accelerator.device.type == "cuda")
     if accelerator.is_main_process:
         run_directory.create(out, recipe)
     total = recipe.optim.epochs * order.steps_per_epoch
     last_step = min(total, recipe.max_steps or total)
     unreadable = Unreadable(len(pictures), recipe.data.max_unreadable)
     return _Run(
-        recipe, out, accelerator, objective, wrapped, optimizer, schedule, order, batches, unreadable, first_step, last_step
+        recipe,
+        out,
+        accelerator,
+        objective,
+        wrapped,
+        optimizer,
+        schedule,
+        order,
+        batches,
+        unreadable,
+        first_step,
+        last_step,
     )
 
 

@@ -36,8 +36,9 @@ class MetricsLog:
             TimeRemainingColumn(),
             speed_estimate_period=120,
         )
-        blank = {"loss": "-", "rate": "-", "speed": "-"}
-        self.task = self.progress.add_task(run.name, total=last_step, completed=first_step, **blank)
+        self.task = self.progress.add_task(
+            run.name, total=last_step, completed=first_step, loss="-", rate="-", speed="-"
+        )
 
     def __enter__(self) -> MetricsLog:
         if self.active:

@@ -37,7 +37,7 @@ class TrainingSamples(Dataset[Any]):
 
     def _read(self, index: int) -> tuple[Any, list[UnreadableImage]]:
         """The picture, or the next readable one in its place: a batch keeps its size."""
-        failed = []
+        failed: list[UnreadableImage] = []
         for step in range(len(self.pictures)):
             try:
                 return self.pictures.read((index + step) % len(self.pictures))[0], failed
@@ -71,7 +71,8 @@ class Order:
             )
         if self.length < self.batch_size:
             raise UserError(
-                f"{self.length} training images are fewer than one batch; set --optim.batch_size to {self.length} or less"
+                f"{self.length} training images are fewer than one batch; "
+                f"set --optim.batch_size to {self.length} or less"
             )
 
     @property

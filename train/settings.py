@@ -13,8 +13,10 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
+from kamim_analysis.keypoints._detector import Detector
 from kamim_analysis.timm_names import SHORT_NAMES, check_architecture
 
+from .objectives._objective import Objective
 from .recipe import FREE_TO_CHANGE, Recipe
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -99,13 +101,14 @@ def as_dict(value: Any) -> Any:
     if not is_dataclass(value):
         return list(value) if isinstance(value, tuple) else value
     settings = {field.name: as_dict(getattr(value, field.name)) for field in fields(value)}
-    chosen = any(base.__name__ in ("Objective", "Detector") for base in type(value).__mro__)
+    chosen = isinstance(value, Objective | Detector)
     return {"class_path": type(value).__name__, "init_args": settings} if chosen else settings
 
 
 def as_yaml(recipe: Recipe) -> str:
     """The complete recipe, reloadable."""
-    return yaml.safe_dump(as_dict(recipe), sort_keys=False)
+    text: str = yaml.safe_dump(as_dict(recipe), sort_keys=False)
+    return text
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def matches(state: State) -> bool:
 
 
 def convert(state: State, heads: int | None = None) -> Recognised:
-    """Read the architecture off the shapes; the head count, which they do not tell, is 64 channels a head by default."""
+    """Read the architecture off the shapes; the head count, which they do not tell, gives each head 64 channels."""
     width, _colours, patch, _ = state["patch_embed.proj.weight"].shape
     blocks = depth(state, "blocks.")
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0

@@ -1,6 +1,6 @@
 """`kamim analyze`: one pass over the pictures, then metrics, figures and report."""
 
-from ..arguments import Parser, add_models_and_data, names
+from ..arguments import Parser, add_models_and_data, names, shared_settings
 from ..plugins import check as check_name
 from ..plugins import names as plugin_names
 
@@ -28,14 +28,9 @@ def run(arguments: list[str]) -> None:
     from ..analyses._run import Request, analyze
     from ..figures._draw import draw_all
 
-    settings = {
-        name: getattr(chosen, name)
-        for name in (
-            "data data_root analyses images image_size pooling seed batch_size workers max_unreadable".split()
-        )
-    }
+    request = Request(models=models, analyses=chosen.analyses, **shared_settings(chosen))
     with output.written_whole(chosen.out) as aside:
-        unreadable = analyze(Request(models=models, **settings), aside)
+        unreadable = analyze(request, aside)
         draw_all(aside)
     print(f"{chosen.out / 'report.html'} shows all figures; {chosen.out / 'metrics.csv'} holds the numbers")
     unreadable.check()

@@ -35,7 +35,19 @@ def run(arguments: list[str]) -> None:
         train_and_monitor(recipes[label], chosen.out / name)
     models = [f"{label}={chosen.out / name}" for label, name in _METHODS.items()]
     control = f"untrained=random:{chosen.out / _METHODS['SimMIM']}"
-    analyze.run([*models, control, "--data", "photographs", "--images", str(chosen.images), "--out", str(results), "--overwrite"])
+    analyze.run(
+        [
+            *models,
+            control,
+            "--data",
+            "photographs",
+            "--images",
+            str(chosen.images),
+            "--out",
+            str(results),
+            "--overwrite",
+        ]
+    )
     _summarise(results, [*_METHODS], control.split("=")[0])
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from ..arguments import Parser, names
+from ..errors import UserError
+from ..output import MANIFEST
 from ..plugins import check as check_name
 from ..plugins import names as plugin_names
 
@@ -18,6 +20,8 @@ def run(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     for name in chosen.figures or ():
         check_name(name, available, "figure")
+    if not (chosen.results / MANIFEST).is_file():
+        raise UserError(f"{str(chosen.results)!r} holds no analysis; run kamim analyze first")
 
     from ..figures._draw import draw_all
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..arguments import Parser, add_models_and_data, numbers
+from ..arguments import Parser, add_models_and_data, numbers, shared_settings
 from ..errors import UserError
 
 HELP = "classify frozen features by their nearest neighbours"
@@ -27,7 +27,9 @@ def run(arguments: list[str]) -> None:
     add_models_and_data(parser, images=None)
     parser.add_argument("--layer", type=_layer, default=-1, help="a layer's number, or 'all' (default: -1, the last)")
     parser.add_argument("--norm", action="store_true", help="apply the final norm to earlier layers too")
-    parser.add_argument("--k", type=numbers, default=[], metavar="K,K", help="default: those of 1,10,20,100,200 that fit")
+    parser.add_argument(
+        "--k", type=numbers, default=[], metavar="K,K", help="default: those of 1,10,20,100,200 that fit"
+    )
     chosen = parser.parse_args(arguments)
 
     from .. import output
@@ -40,10 +42,6 @@ def run(arguments: list[str]) -> None:
 
     from ..sampling import open_data
 
-    settings = {
-        name: getattr(chosen, name)
-        for name in ("data data_root images image_size pooling seed batch_size workers max_unreadable".split())
-    }
     data = open_data(
         chosen.data, chosen.data_root, chosen.images, chosen.seed, max_unreadable=chosen.max_unreadable, bank_all=True
     )
@@ -55,8 +53,10 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"the pictures of {chosen.data!r} have a single class; k-NN needs at least two")
 
     from ..analyses._knn_run import run_knn
+    from ..analyses._run import Request
 
+    request = Request(models=models, **shared_settings(chosen))
     with output.written_whole(chosen.out) as aside:
-        table = run_knn(models, data, chosen.layer, chosen.k, norm=chosen.norm, out=aside, **settings)
+        table = run_knn(models, data, chosen.layer, chosen.k, request=request, norm=chosen.norm, out=aside)
     print(table)
     data.unreadable.check()

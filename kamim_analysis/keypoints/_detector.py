@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ class Detector(ABC):
     """
 
     #: whether keypoints lie on whole pixels, so that their drawing can be had by dilation
-    whole_pixels = False
+    whole_pixels: ClassVar[bool] = False
 
     @abstractmethod
     def build(self) -> Any:

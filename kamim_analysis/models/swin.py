@@ -27,7 +27,7 @@ def matches(model: nn.Module) -> bool:
     stages = getattr(model, "layers", None)
     if not isinstance(stages, nn.Sequential | nn.ModuleList) or not hasattr(stages[0], "blocks"):
         return False
-    block = stages[0].blocks[0]
+    block = stages[0].blocks[0]  # type: ignore[index]
     # Swin V2's attention has the same hooks; its blocks differ only inside
     return all(hasattr(block, name) for name in ("attn", "window_size", "shift_size", "input_resolution"))
 

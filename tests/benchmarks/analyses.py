@@ -38,8 +38,8 @@ def main() -> None:
     functions = {"bare forward pass": bare, "unfused attention": bare_unfused}
     for names in [(name,) for name in STREAMING] + [STREAMING]:
         suite = Suite(encoder, subject, names)
-        functions[" + ".join(names) if len(names) == 1 else "all streaming analyses"] = (
-            lambda suite=suite: suite.update(batch)
+        functions[" + ".join(names) if len(names) == 1 else "all streaming analyses"] = lambda suite=suite: (
+            suite.update(batch)
         )
     times = medians(functions, rounds=9)
     for name, seconds in times.items():

@@ -1,4 +1,4 @@
-"""What keypoint weights cost in the loading path: decode a 500 x 375 JPEG, crop to 192 px, flip, mask, detect, weigh."""
+"""What keypoint weights cost in the loading path: decode a 500 x 375 JPEG, crop to 192 px, flip, mask, detect."""
 
 import io
 import sys

@@ -44,7 +44,10 @@ Refused = Callable[..., str]
         ),
         (["analyze", "random:vit_tiny", "--data", "photographs", "--out", "{out}", "--images", "one"], "--images"),
         (["analyze", "random:vit_tiny", "--data", "photographs", "--out", "{full}"], "holds other files"),
-        (["knn", "random:vit_tiny", "--data", "photographs", "--out", "{out}", "--k", "7000"], "k = 7000 exceeds the 6144"),
+        (
+            ["knn", "random:vit_tiny", "--data", "photographs", "--out", "{out}", "--k", "7000"],
+            "k = 7000 exceeds the 6144",
+        ),
         (["figures", "{empty}"], "holds no analysis"),
         (["models", "{empty}"], "is no training run"),
     ],

@@ -112,7 +112,9 @@ def test_a_directory_of_another_run_is_refused(tiny_recipe: Tiny, tmp_path: Path
     run = tmp_path / "run"
     train(tiny_recipe("--max_steps", "1"), run)
     before = (run / "config.yaml").read_text()
-    with pytest.raises(UserError, match=r"already holds another run \(objective.temperature: 0.25 -> 0.5; seed: 0 -> 1\)"):
+    with pytest.raises(
+        UserError, match=r"already holds another run \(objective.temperature: 0.25 -> 0.5; seed: 0 -> 1\)"
+    ):
         train(tiny_recipe("--seed", "1", "--objective.temperature", "0.5"), run)
     assert (run / "config.yaml").read_text() == before
 

@@ -13,7 +13,9 @@ PACKAGE = "kamim_analysis.train.objectives"
 
 
 @pytest.mark.parametrize("name", plugins.names(PACKAGE))
-def test_an_objective_trains_every_weight_of_its_model(name: str, build: Callable[..., Any], batch_of: Callable[..., Any]) -> None:
+def test_an_objective_trains_every_weight_of_its_model(
+    name: str, build: Callable[..., Any], batch_of: Callable[..., Any]
+) -> None:
     module = plugins.load(PACKAGE, name, "objective")
     (objective,) = (v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__)
     assert issubclass(objective, Objective)
@@ -25,7 +27,9 @@ def test_an_objective_trains_every_weight_of_its_model(name: str, build: Callabl
     assert without == []
 
 
-def test_kamim_with_weights_of_one_is_simmim_bit_for_bit(build: Callable[..., Any], batch_of: Callable[..., Any]) -> None:
+def test_kamim_with_weights_of_one_is_simmim_bit_for_bit(
+    build: Callable[..., Any], batch_of: Callable[..., Any]
+) -> None:
     kamim = plugins.load(PACKAGE, "kamim", "objective").KAMIM(mask_unit=8, map_style="points")
     simmim = plugins.load(PACKAGE, "simmim", "objective").SimMIM(mask_unit=8)
     batch = batch_of(kamim)

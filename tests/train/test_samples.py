@@ -44,7 +44,7 @@ def test_processes_and_accumulation_share_out_the_same_global_batch() -> None:
 
 
 def test_a_batch_that_does_not_split_names_sizes_that_do() -> None:
-    with pytest.raises(UserError, match="batch_size 6 does not split into 4 micro-batches .* are 4 and 8"):
+    with pytest.raises(UserError, match=r"batch_size 6 does not split into 4 micro-batches .* are 4 and 8"):
         order(accumulate=4)
 
 
@@ -77,7 +77,10 @@ def test_making_a_sample_leaves_the_global_random_state_alone() -> None:
 def test_any_number_of_workers_gives_the_same_batches() -> None:
     def batches(workers: int) -> list[dict[str, torch.Tensor]]:
         micro = Order(length=24, batch_size=8, seed=0)
-        return [batch for batch, _failed in islice(load_samples(samples("photographs"), micro, workers=workers, pin=False), 4)]
+        return [
+            batch
+            for batch, _failed in islice(load_samples(samples("photographs"), micro, workers=workers, pin=False), 4)
+        ]
 
     for alone, shared in zip(batches(0), batches(2), strict=True):
         assert all(torch.equal(alone[name], shared[name]) for name in alone)
@@ -86,7 +89,7 @@ def test_any_number_of_workers_gives_the_same_batches() -> None:
 def test_an_unreadable_picture_is_replaced_and_reported(pictures: Path) -> None:
     (pictures / "dark" / "3.png").write_text("not a picture")
     data = samples(str(pictures))
-    bad = [i for i in range(len(data.pictures)) if data.pictures.identity(i) == "dark/3.png"][0]
+    bad = next(i for i in range(len(data.pictures)) if data.pictures.identity(i) == "dark/3.png")
     sample, failed = data[(0, bad)]
     assert [error.name for error in failed] == ["dark/3.png"]
     assert sample["image"].shape == (3, 32, 32)

@@ -41,7 +41,9 @@ def test_the_two_methods_recipes_differ_in_the_objective_alone() -> None:
 
 
 def test_overrides_compose_with_earlier_ones() -> None:
-    recipe = parse("--objective.detector", "SIFT", "--objective.detector.sigma", "1.2", "--objective.temperature", "0.5")
+    recipe = parse(
+        "--objective.detector", "SIFT", "--objective.detector.sigma", "1.2", "--objective.temperature", "0.5"
+    )
     assert recipe.objective.detector == SIFT(sigma=1.2)
     assert (recipe.objective.temperature, recipe.objective.mask_unit) == (0.5, 16)
 

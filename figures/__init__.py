@@ -1,0 +1,1 @@
+"""Figures: one module for each, drawn from a results directory only; and the report that shows them."""

@@ -1,0 +1,65 @@
+"""A number by depth, a line for each model: figures 4, 6 and 7."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from kamim_analysis.results import Results
+
+from ._style import GRAY, SMALL_POINTS, WIDTH_INCHES, Look, legend_below, looks, plot_axes
+
+_DODGE = 0.09
+
+
+def draw_by_depth(
+    results: Results,
+    analysis: str,
+    statistic: str,
+    *,
+    quantity: str,
+    note: str,
+    heads: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> Figure | None:
+    """Mean by layer with the interval's band; with `heads` a faint point for each head. `names`: legend by label."""
+    table = results.select(analysis, statistic)
+    if table.empty:
+        return None
+    figure = Figure(figsize=(0.75 * WIDTH_INCHES, 2.7), layout="constrained")
+    axes = plot_axes(figure.subplots())
+    handles, labels = [], []
+    for i, (label, look) in enumerate(looks(results).items()):
+        rows = table[table.model == label].sort_values("layer")
+        if rows.empty:
+            continue
+        if heads:
+            single = results.select(analysis, statistic, heads=True)
+            _draw_heads(axes, single[single.model == label], look, offset=(i - len(results.models) / 2 + 0.5) * _DODGE)
+        handles.append(_draw_line(axes, rows, look))
+        labels.append((names or {}).get(label, label))
+    axes.set_xlabel("layer" + (" (0: embedding)" if table.layer.min() == 0 else ""))
+    axes.set_ylabel(quantity)
+    axes.set_xlim(table.layer.min() - 0.4, table.layer.max() + 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_title(note, loc="left", fontsize=SMALL_POINTS, color=GRAY)
+    legend_below(figure, handles, labels)
+    return figure
+
+
+def _draw_line(axes: Axes, rows: pd.DataFrame, look: Look) -> Line2D:
+    layers = rows.layer.to_numpy(float)
+    axes.fill_between(layers, rows.ci_low, rows.ci_high, color=look.colour, alpha=0.2, linewidth=0)
+    (line,) = axes.plot(
+        layers, rows.value, color=look.colour, linestyle=look.line, marker=look.marker, markersize=4, zorder=3
+    )
+    return line
+
+
+def _draw_heads(axes: Axes, rows: pd.DataFrame, look: Look, *, offset: float) -> None:
+    """Beside the line by `offset`, so that models do not hide each other."""
+    layers = rows.layer.to_numpy(float) + offset
+    axes.scatter(layers, rows.value, s=8, color=look.colour, alpha=0.3, linewidths=0, zorder=2)

@@ -1,0 +1,85 @@
+"""Which pictures are chosen, and in what order they are shown."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kamim_analysis.data import Pictures, open_pictures
+from kamim_analysis.sampling import choose, open_data
+
+
+def pictures(labels: list[int] | None, count: int = 60) -> Pictures:
+    known = None if labels is None else np.array(labels)
+    return Pictures("made", (), known, count if known is None else len(known), lambda _i: None, str)
+
+
+LABELS = [0] * 9 + [1] * 30 + [2] * 21  # classes by size: 1, 2, 0
+
+
+def test_a_seeded_permutation_without_repeats():
+    chosen = choose(pictures(None), 25, 4)
+    assert len(set(chosen)) == 25
+    assert set(chosen) <= set(range(60))
+    assert chosen == choose(pictures(None), 25, 4)
+    assert chosen != choose(pictures(None), 25, 5)
+    assert all(type(i) is int for i in chosen)
+
+
+@pytest.mark.parametrize("count", [None, 60, 1000])
+def test_all_pictures(count):
+    assert sorted(choose(pictures(LABELS), count, 0, shown=(6, 6, 4))) == list(range(60))
+
+
+def test_fewer_pictures_are_the_beginning_of_more():
+    more = choose(pictures(LABELS), 50, 0, shown=(6, 6, 4))
+    assert choose(pictures(LABELS), 20, 0, shown=(6, 6, 4)) == more[:20]
+
+
+def test_pictures_to_show_come_first_by_class_the_largest_classes_first():
+    chosen = choose(pictures(LABELS), None, 0, shown=(6, 6, 4))
+    classes = [LABELS[i] for i in chosen[:16]]
+    assert classes[:3] == [1, 2, 0]  # one of each at the head
+    assert [classes.count(label) for label in (1, 2, 0)] == [6, 6, 4]
+    assert classes[3:] == [1] * 5 + [2] * 5 + [0] * 3
+
+
+def test_the_rest_stays_in_random_order():
+    chosen = choose(pictures(LABELS), None, 0, shown=(6, 6, 4))
+    order = [i for i in choose(pictures(LABELS), None, 0) if i not in chosen[:16]]
+    assert chosen[16:] == order
+
+
+def test_a_small_class_shows_fewer():
+    labels = [0] * 2 + [1] * 3 + [2] * 10
+    classes = [labels[i] for i in choose(pictures(labels), None, 0, shown=(6, 6, 4))[:11]]
+    assert [classes.count(label) for label in (2, 1, 0)] == [6, 3, 2]
+
+
+def test_fewer_classes_than_places():
+    chosen = choose(pictures([5] * 20), None, 0, shown=(6, 6, 4))
+    assert sorted(chosen) == list(range(20))
+
+
+def test_unknown_labels_give_plain_random_order():
+    assert choose(pictures(None), 30, 0, shown=(6, 6, 4)) == choose(pictures(None), 30, 0)
+
+
+def test_photographs_have_a_bank_twice_as_large_and_apart():
+    data = open_data("photographs", None, 24, 0, max_unreadable=0.01, shown=(6, 6, 4))
+    assert (len(data.test_indices), len(data.bank_indices), data.neighbours) == (24, 48, 48)
+    assert data.unreadable.total == 72
+    assert not data.single_class
+
+
+def test_all_training_pictures_may_be_neighbours():
+    data = open_data("photographs", None, 24, 0, max_unreadable=0.01, bank_all=True)
+    assert sorted(data.bank_indices) == list(range(len(open_pictures("photographs", "train"))))
+
+
+def test_a_directory_without_splits_leaves_one_out(tmp_path):
+    for i in range(5):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{i}.png")
+    data = open_data(str(tmp_path), None, 4, 0, max_unreadable=0.01)
+    assert (data.bank, data.bank_indices, data.neighbours) == (None, [], 3)
+    assert data.single_class
+    assert data.classes == 1
