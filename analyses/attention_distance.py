@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import torch  # noqa: F401  (the doctest)
 from jaxtyping import Float
 from torch import Tensor
 

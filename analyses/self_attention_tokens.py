@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch  # noqa: F401  (the doctest)
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor

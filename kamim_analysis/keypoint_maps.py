@@ -55,7 +55,7 @@ def draw_map(
 
     if style == "points" or whole_pixels:
         points = _point_map(keypoints, shape)
-        return points if style == "points" else np.asarray(cv2.dilate(points, _ring()))
+        return points if style == "points" else cv2.dilate(points, _ring()).astype(np.uint8, copy=False)
     drawing = cv2.drawKeypoints(np.zeros(shape, np.uint8), keypoints, None, color=(255, 255, 255))
     return (drawing.max(axis=2) > 0).view(np.uint8)
 

@@ -31,7 +31,7 @@ def parse(text: str) -> ModelSpec:
     Raises UserError for one that does not exist, or whose file is damaged or holds code.
 
     >>> parse("control=random:vit_tiny")
-    ModelSpec(label='control', spec='random:vit_tiny', kind='random', target='vit_tiny')
+    ModelSpec(label='control (random)', spec='random:vit_tiny', kind='random', target='vit_tiny')
     """
     label, separator, spec = text.partition("=")
     if not separator:

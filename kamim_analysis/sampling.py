@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import ndarray
 
 from .data import Pictures, Unreadable, has_two_splits, open_pictures
 
@@ -62,21 +63,22 @@ def open_data(
 def choose(pictures: Pictures, count: int | None, seed: int, *, shown: tuple[int, ...] = ()) -> list[int]:
     """Indices of `count` pictures (all when None) in a seeded random order.
 
-    The first sum(shown) are for display: shown[0] of one class, shown[1] of the next, ..., the classes with the most
-    pictures first; figure 10 of KAMIM takes (6, 6, 4). Fewer where a class has fewer.
+    The first sum(shown) are for display: shown[0] of one class, shown[1] of another, ..., in turns; the classes are
+    drawn too. Figure 10 of KAMIM takes (6, 6, 4). Fewer where a class has fewer.
     """
-    order = np.random.default_rng(seed).permutation(len(pictures))
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(pictures))
     if pictures.labels is not None and shown:
-        order = _display_first(order, np.asarray(pictures.labels), shown)
+        order = _display_first(order, np.asarray(pictures.labels), shown, draw)
     return [int(i) for i in order[:count]]
 
 
-def _display_first(order: np.ndarray, labels: np.ndarray, shown: tuple[int, ...]) -> np.ndarray:
+def _display_first(order: ndarray, labels: ndarray, shown: tuple[int, ...], draw: np.random.Generator) -> ndarray:
+    """The pictures for display at the head of the order, their classes taking turns as long as each has one left."""
     classes, counts = np.unique(labels, return_counts=True)
-    largest = classes[np.argsort(-counts, kind="stable")][: len(shown)]
-    groups = [order[labels[order] == label][:size] for label, size in zip(largest, shown, strict=False)]
-    # one of each class at the head, so that a figure of the first few pictures shows several classes
-    heads = [group[:1] for group in groups]
-    first = np.concatenate(heads + [group[1:] for group in groups])
-    rest: np.ndarray = order[~np.isin(order, first)]
-    return np.concatenate([first, rest])
+    classes, counts = (values[draw.permutation(len(classes))] for values in (classes, counts))
+    # a class with too few pictures stands behind every class with enough
+    chosen = classes[np.argsort(counts < max(shown), kind="stable")][: len(shown)]
+    groups = [order[labels[order] == label][:size] for label, size in zip(chosen, shown, strict=False)]
+    first = [group[turn] for turn in range(max(shown)) for group in groups if turn < len(group)]
+    return np.concatenate([first, order[~np.isin(order, first)]])

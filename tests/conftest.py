@@ -1,12 +1,18 @@
 """What the tests share: tiny random encoders, seeded pictures, and the photographs that scikit-image brings along."""
 
+import os
 from collections.abc import Callable
 from typing import Any
+
+# tiny tensors gain nothing from threads, and beside other processes they lose a hundredfold waiting for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

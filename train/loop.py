@@ -168,10 +168,10 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
             sums, logged_at, since = {}, step, time.monotonic()
         pause = time.monotonic()
         if run.accelerator.is_main_process:
-            if monitor and watch_every and (step % watch_every == 0 or last):
-                monitor(run.objective.model, step, metrics)
             if step % recipe.checkpoint_every == 0 or last:
                 checkpoint.save(run.out, run.objective, run.optimizer, step, recipe.keep_checkpoints)
+            if monitor and watch_every and (step % watch_every == 0 or last):
+                monitor(run.objective.model, step, metrics)
         run.accelerator.wait_for_everyone()
         since += time.monotonic() - pause
 

@@ -76,7 +76,7 @@ def test_a_control_of_a_run_points_at_its_weights(run):
             "timm has no architecture 'vit_tinny_patch16_224'; did you mean 'vit_tiny_patch16_224'",
         ),
         ("random:vit_tinny", "timm has no architecture 'vit_tinny'; did you mean 'vit_tiny'"),
-        ("random:", "timm has no architecture ''"),
+        ("random:", "architecture ''|names no"),
         ("timn:vit_tiny", "unknown model 'timn:vit_tiny'"),
     ],
 )
