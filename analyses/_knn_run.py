@@ -111,7 +111,7 @@ class _Extractor:
         self._pool(layer, tokens)
 
     def _pool(self, layer: int, tokens: Tensor) -> None:
-        self.kept[layer].append(pool(tokens, self.body.prefix_tokens, self.request.pooling).float().cpu())
+        self.kept[layer].append(pool(tokens, self.body, self.request.pooling).float().cpu())
 
 
 def _table(rows: dict[str, list[Row]]) -> str:

@@ -81,7 +81,7 @@ class Suite:
         with evaluating(self.encoder):
             with record(self.encoder, **self._layers(), sink=self._dispatch):
                 tokens = self.encoder.forward_features(images.images)
-            features = pool(tokens, self.subject.anatomy.prefix_tokens, self.subject.pooling)
+            features = pool(tokens, self.subject.anatomy, self.subject.pooling)
             batch = Batch(images=images.images, labels=images.labels, indices=images.indices, features=features)
             for analysis in self.analyses.values():
                 analysis.update(batch)
@@ -91,7 +91,7 @@ class Suite:
         with evaluating(self.encoder):
             for batch in batches:
                 tokens = self.encoder.forward_features(batch.images)
-                features = pool(tokens, self.subject.anatomy.prefix_tokens, self.subject.pooling)
+                features = pool(tokens, self.subject.anatomy, self.subject.pooling)
                 for analysis in self.analyses.values():
                     analysis.update_bank(features, batch.labels)
 

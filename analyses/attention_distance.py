@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,12 +27,12 @@ def attention_distance(
     Source: Park et al., arXiv 2305.00729, section 3; KAMIM, arXiv 2407.13873, section 5.4.
 
     >>> attention_distance(torch.full((1, 1, 144, 144), 1 / 144), (12, 12), 16)
-    tensor([[99.8146]])
+    tensor([[99.7526]])
     """
     size = Size(patch_size, patch_size) if isinstance(patch_size, int) else Size(*patch_size)
     distance = pairwise_distance(Grid(*grid), size, attention.device)
-    # the mean over queries of a row-wise product is one product with the whole distance matrix
-    return attention.float().flatten(2) @ distance.flatten() / attention.shape[-2]
+    by_query: Tensor = torch.linalg.vecdot(attention.float(), distance)
+    return by_query.mean(-1)
 
 
 class AttentionDistance(PerImage):

@@ -33,7 +33,7 @@ def attention_nmi(attention: Float[Tensor, "b h n n"]) -> Float[Tensor, "b h"]:
     row_entropy = torch.special.entr(attention).flatten(2).sum(-1) / queries
     information = (key_entropy - row_entropy).clamp_min(0)  # rounding can leave it a hair below zero
     scale = (math.log(max(queries, 2)) * key_entropy).sqrt()
-    return torch.where(key_entropy > 0, information / scale.clamp_min(torch.finfo(scale.dtype).tiny), 0.0)
+    return torch.where(key_entropy == 0, 0.0, information / scale)
 
 
 class AttentionNMI(PerImage):

@@ -20,13 +20,13 @@ QUESTION = "Does a layer carry fine detail or broad patches of the picture?"
 @lru_cache(maxsize=64)
 def _half_diagonal(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine and sine [N, F] of the discrete Fourier transform at the frequencies (i, i) from DC outwards."""
-    count = min(size - size // 2 for size in grid)
-    frequency = torch.arange(count, dtype=torch.float64, device=device)
-    y = torch.arange(grid.height, dtype=torch.float64, device=device) / grid.height
-    x = torch.arange(grid.width, dtype=torch.float64, device=device) / grid.width
-    phase = 2 * math.pi * (y[:, None, None] + x[None, :, None]) * frequency
-    flat = phase.flatten(0, 1)
-    return flat.cos().float(), flat.sin().float()
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        count = min(size - size // 2 for size in grid)
+        frequency = torch.arange(count, dtype=torch.float64, device=device)
+        y = torch.arange(grid.height, dtype=torch.float64, device=device) / grid.height
+        x = torch.arange(grid.width, dtype=torch.float64, device=device) / grid.width
+        phase = (2 * math.pi * (y[:, None, None] + x[None, :, None]) * frequency).flatten(0, 1)
+        return phase.cos().float(), phase.sin().float()
 
 
 def log_amplitude(tokens: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b f"]:

@@ -82,7 +82,7 @@ def knn_correct(
 
 def _without_self(similarity: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
     """Drop each query from its own neighbours; where duplicates crowd it out, the last neighbour goes instead."""
-    own = found == torch.arange(len(found))[:, None]
+    own = found == torch.arange(len(found), device=found.device)[:, None]
     own[:, -1] |= ~own.any(1)
     return similarity[~own].view(len(found), -1), found[~own].view(len(found), -1)
 

@@ -150,7 +150,7 @@ class Reconstruction(Analysis):
         rows.append(self._reference_psnr())
         ssim = as_array(self.collected("reference_ssim"))
         rows += rows_of("reconstruction", "ssim_reference", ssim[:, None], layers=[None])
-        return Findings(rows, {"pixels": self.collected("shown").numpy()})
+        return Findings(rows, {"pixels": self.collected("shown")[:_IMAGES].numpy()})
 
     def _reference_psnr(self) -> Row:
         """Pooled as torchmetrics does: of the mean squared error over all images, so the interval is of that."""

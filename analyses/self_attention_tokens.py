@@ -100,11 +100,11 @@ class SelfAttentionTokens(PerImage):
             rows += rows_of("self_attention_tokens", f"cosine_{when}", values, layers=list(layers))
         arrays: dict[str, NDArray[Any]] = {}
         for i in self.shown_layers:
-            before, after = (self.values(f"shown_{when}{i}") for when in ("before", "after"))
+            before, after = (self.values(f"shown_{when}{i}")[: sum(SHOWN)] for when in ("before", "after"))
             # figure 8 shows one image, 9 two images, 10 all of them after attention: each has a plane of its own
             arrays[f"one_before{i}"], arrays[f"one_after{i}"] = principal_plane(before[:1], after[:1])
             arrays[f"two_before{i}"], arrays[f"two_after{i}"] = principal_plane(before[:2], after[:2])
             (arrays[f"all_after{i}"],) = principal_plane(after)
         arrays["self_attention_layers"] = np.array(self.shown_layers)
-        arrays["self_attention_labels"] = self.collected("shown_labels").numpy()
+        arrays["self_attention_labels"] = self.collected("shown_labels")[: sum(SHOWN)].numpy()
         return Findings(rows, arrays)

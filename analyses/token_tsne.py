@@ -64,8 +64,8 @@ class TokenTSNE(Analysis):
 
     def compute(self) -> Findings:
         """Array `tsne` [images, N, 2] with the class of each image."""
-        tokens = self.collected("kept").numpy()
+        tokens = self.collected("kept")[:_IMAGES].numpy()
         images, count, channels = tokens.shape
         plane = token_tsne(tokens.reshape(-1, channels), seed=self.subject.seed)
-        labels = self.collected("labels").numpy()
+        labels = self.collected("labels")[:_IMAGES].numpy()
         return Findings([], {"tsne": plane.reshape(images, count, 2), "tsne_labels": labels})

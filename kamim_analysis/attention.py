@@ -1,5 +1,6 @@
 """From attention over all tokens to attention over patches."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,13 +12,10 @@ def patch_attention(attention: Float[Tensor, "b h t t"], prefix_tokens: int) -> 
     that every row sums to one. (The cl-vs-mim code adds 1e-8 to every entry before it renormalises; the difference
     is below 1e-5 in NMI.)
 
-    >>> import torch
     >>> patch_attention(torch.full((1, 1, 3, 3), 1 / 3), prefix_tokens=1)
     tensor([[[[0.5000, 0.5000],
               [0.5000, 0.5000]]]])
     """
     patches = attention[:, :, prefix_tokens:, prefix_tokens:].float()
     total = patches.sum(-1, keepdim=True)
-    if (total == 0).any():
-        return (patches / total).nan_to_num(nan=1 / patches.shape[-1])
-    return patches / total
+    return torch.where(total == 0, 1 / patches.shape[-1], patches / total)

@@ -1,7 +1,16 @@
 """Confidence intervals: the percentile bootstrap over images."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
+
+
+@lru_cache(maxsize=2)
+def _draws(images: int, resamples: int, seed: int) -> NDArray[np.float32]:
+    """How often each resample draws each image, [resamples, images]: its means are then one matrix product."""
+    counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    return counts.astype(np.float32)
 
 
 def mean_interval(
@@ -23,9 +32,9 @@ def mean_interval(
     if images < 2:
         low = high = np.full_like(mean, np.nan)
     else:
-        # a resample is known by how often it draws each image, so its means are one matrix product
-        draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
         tail = (1 - confidence) / 2
-        low, high = np.quantile(draws @ flat / images, [tail, 1 - tail], axis=0)
+        # float32 suffices for the deviations, which are of one size, not for values that hardly differ
+        deviations = _draws(images, resamples, seed) @ (flat - mean).astype(np.float32)
+        low, high = mean + np.quantile(deviations.astype(np.float64) / images, [tail, 1 - tail], axis=0)
     shape = values.shape[1:]
     return mean.reshape(shape), low.reshape(shape), high.reshape(shape)

@@ -1,6 +1,7 @@
 """Pictures with labels, from wherever they lie: the bundled photographs, a directory, or any timm data set."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,10 +118,16 @@ def _split_folder(root: Path, split: Split) -> Path | None:
 
 
 def _image_files(root: Path) -> Iterator[Path]:
-    """Image files below `root`, hidden ones left out."""
-    for path in root.rglob("*"):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-            yield path
+    """Image files below `root`, hidden files and folders left out; linked folders are entered, loops are not."""
+    entered = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        entered.add(os.path.realpath(folder))
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and os.path.realpath(Path(folder, name)) not in entered
+        )
+        for name in files:
+            if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield Path(folder, name)
 
 
 def _open_directory(root: Path, split: Split) -> Pictures:
@@ -131,11 +138,19 @@ def _open_directory(root: Path, split: Split) -> Pictures:
     if not files:
         raise UserError(f"directory {str(folder)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     class_of = [path.relative_to(folder).parent.as_posix() for path in files]
-    classes = tuple(sorted(set(class_of)))
+    classes = _classes(root)
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[name] for name in class_of])
     names = [path.relative_to(folder).as_posix() for path in files]
     return Pictures(root.name, classes, labels, len(files), _FileReader(folder, names, labels), _Names(names))
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    """Folders that hold images, of both splits together, so that a class has one number in both."""
+    both = (_split_folder(root, "train"), _split_folder(root, "val")) if has_two_splits(str(root)) else (root,)
+    folders = [folder for folder in both if folder]
+    found = {path.relative_to(folder).parent.as_posix() for folder in folders for path in _image_files(folder)}
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -150,6 +165,7 @@ class _FileReader:
 
 def _open_timm(source: str, split: Split, root: str | None) -> Pictures:
     import timm.data
+    import torch
 
     try:
         dataset = timm.data.create_dataset(source, root=root, split="train" if split == "train" else "validation")
@@ -157,8 +173,10 @@ def _open_timm(source: str, split: Split, root: str | None) -> Pictures:
     except Exception as error:  # each back end raises its own kind for missing files, packages and names
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"timm cannot open data set {source!r} in {root!r}: {reason}") from error
-    if not hasattr(dataset, "__getitem__"):
+    if isinstance(dataset, torch.utils.data.IterableDataset):
         raise UserError(f"{source!r} can only be read in sequence; give a data set whose items can be read by index")
+    if hasattr(dataset, "loader"):  # torchvision's own would drop transparency
+        dataset.loader = read_rgb
     labels = getattr(dataset, "targets", None)
     classes = tuple(str(name) for name in getattr(dataset, "classes", ()))
     return Pictures(
@@ -174,10 +192,16 @@ class _TimmReader:
     def __call__(self, index: int) -> tuple[UInt8[ndarray, "y x 3"], int]:
         reader = getattr(self.dataset, "reader", None)
         if reader is None:
-            image, label = self.dataset[index]
-            return to_rgb(image), int(label)
+            image, label = self._item(index)
+            return (image if isinstance(image, ndarray) else to_rgb(image)), int(label)
         file, label = reader[index]  # timm's own decoding would drop transparency on black
         return read_rgb(file, f"{self.source}[{index}]"), int(label)
+
+    def _item(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except (UnreadableImage, OSError, ValueError, SyntaxError) as error:
+            raise UnreadableImage(f"{self.source}[{index}]", " ".join(str(error).split())) from error
 
 
 class Unreadable:

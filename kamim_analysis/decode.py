@@ -1,7 +1,8 @@
 """Any picture file as 8-bit RGB, the way a person sees it: upright, transparency on white, full tonal range."""
 
+from io import BufferedIOBase
 from os import PathLike
-from typing import BinaryIO
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,10 +21,10 @@ class UnreadableImage(Exception):
         return f"{self.name!r}: {self.reason}"
 
 
-def read_rgb(source: str | PathLike[str] | BinaryIO, name: str | None = None) -> UInt8[ndarray, "y x 3"]:
+def read_rgb(source: str | PathLike[str] | BufferedIOBase, name: str | None = None) -> UInt8[ndarray, "y x 3"]:
     """Decode the first frame of a picture file to RGB. Raises UnreadableImage for whatever cannot be decoded."""
     try:
-        with Image.open(source) as image:
+        with Image.open(cast(Any, source)) as image:
             return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -50,8 +51,10 @@ def _to_8_bit(values: ndarray, mode: str) -> ndarray:
     """Gray of 16, 32 or float bits as uint8."""
     values = values.astype(np.float64)
     if mode == "F":
-        low, high = np.nanmin(values), np.nanmax(values)
-        values = (np.nan_to_num(values, nan=low) - low) / (high - low if high > low else 1.0) * 255
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)
+        values = (values - low) / (high - low if high > low else 1.0) * 255
     else:
         values = values / 257  # 65535 / 255; Pillow opens 16-bit PNG as mode I or I;16 by its version
     scaled: ndarray = values.round().clip(0, 255).astype(np.uint8)

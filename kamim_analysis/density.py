@@ -1,11 +1,12 @@
 """From a keypoint map to KAMIM's weights (arXiv 2407.13873, section 3.2)."""
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .errors import UserError
 from .patches import block_mean
+
+_LARGEST_WEIGHT = 2.0**50
 
 
 def density_weights(density: Float[Tensor, "b gy gx"], temperature: float) -> Float[Tensor, "b gy gx"]:
@@ -13,8 +14,8 @@ def density_weights(density: Float[Tensor, "b gy gx"], temperature: float) -> Fl
 
     W = exp(D / T) / min over the image of exp(D / T)   (equation 2), computed as exp((D - min D) / T).
 
-    Where T is so small that the weight exceeds what float32 holds it is the largest finite float, so a
-    sum over weights can still be normalised without NaN; densities are at most 1, so this takes T < 0.0113.
+    No weight exceeds 2^50: beyond, the loss and the norm of its gradient would overflow float32, and a picture's
+    densest patches alone count long before. Densities are at most 1, so this takes T < 0.029.
 
     >>> density_weights(torch.tensor([[[0.0, 0.25], [0.5, 0.0]]]), temperature=0.25)
     tensor([[[1.0000, 2.7183],
@@ -23,7 +24,7 @@ def density_weights(density: Float[Tensor, "b gy gx"], temperature: float) -> Fl
     if not temperature > 0:
         raise UserError(f"temperature {temperature} is not positive; KAMIM's default is 0.25")
     excess = density - density.amin((-2, -1), keepdim=True)
-    return (excess / temperature).exp().clamp(max=torch.finfo(torch.float32).max)
+    return (excess / temperature).exp().clamp(max=_LARGEST_WEIGHT)
 
 
 def patch_weights(

@@ -68,14 +68,14 @@ def patch_tokens(tokens: Float[Tensor, "b ..."], prefix_tokens: int) -> Float[Te
     return tokens.flatten(1, -2)[:, prefix_tokens:]
 
 
-def pool(tokens: Float[Tensor, "b ..."], prefix_tokens: int, pooling: str) -> Float[Tensor, "b d"]:
+def pool(tokens: Float[Tensor, "b ..."], body: Anatomy, pooling: str) -> Float[Tensor, "b d"]:
     """One feature for each image: the mean of its patch tokens, or its cls token.
 
     Raises UserError where cls is asked of an encoder without one.
     """
     if pooling == "mean":
-        return patch_tokens(tokens, prefix_tokens).mean(1)
-    if prefix_tokens == 0:
+        return patch_tokens(tokens, body.prefix_tokens).mean(1)
+    if not body.has_cls:
         raise UserError("this encoder has no cls token; use --pooling mean")
     return tokens[:, 0]
 

@@ -34,6 +34,7 @@ def keypoint_map(
     return draw_map(keypoints, image.shape[:2], style, whole_pixels=detector.whole_pixels)
 
 
+@lru_cache(maxsize=16)
 def find_detector(name: str) -> Detector:
     """The detector of this name with its default parameters, e.g. "fast". Raises UserError for an unknown one."""
     module = plugins.load("kamim_analysis.keypoints", name, "detector")
@@ -55,7 +56,8 @@ def draw_map(
 
     if style == "points" or whole_pixels:
         points = _point_map(keypoints, shape)
-        return points if style == "points" else cv2.dilate(points, _ring()).astype(np.uint8, copy=False)
+        drawn: ndarray = points if style == "points" else cv2.dilate(points, _ring())
+        return drawn
     drawing = cv2.drawKeypoints(np.zeros(shape, np.uint8), keypoints, None, color=(255, 255, 255))
     return (drawing.max(axis=2) > 0).view(np.uint8)
 

@@ -36,7 +36,7 @@ def parse(text: str) -> ModelSpec:
     label, separator, spec = text.partition("=")
     if not separator:
         label, spec = "", text
-    if not spec:
+    if not spec or spec in ("random:", "timm:"):
         raise UserError(f"model {text!r} names no SPEC: give a run directory, a weights file, timm:NAME or random:NAME")
     kind, separator, name = spec.partition(":")
     if separator and kind == "random":

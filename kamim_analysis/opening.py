@@ -111,7 +111,7 @@ def _open_weights(spec: ModelSpec, image_size: int | None, heads: int | None) ->
         arguments["img_size"] = image_size
     encoder = encoders.build(recognised.architecture, arguments)
     notes = list(recognised.announcements)
-    if image_size is not None and stored not in (None, image_size):
+    if image_size is not None and stored not in (None, image_size) and "pos_embed" in recognised.encoder:
         notes.append(f"position embedding resized from {stored} px to {image_size} px")
     for note in notes:
         log.warning("%s: %s", spec.label, note)
@@ -171,10 +171,14 @@ def recognise(state: dict[str, Any], path: Path, heads: int | None = None) -> Re
 
 def _ours(state: dict[str, Any], description: dict[str, Any]) -> Recognised:
     """Our own files: `encoder.safetensors`, or a checkpoint's `model.safetensors` with head and mask token."""
+    missing = {"architecture", "model_args"} - description.keys()
+    if missing:
+        raise UserError(f"the weights file's own description lacks {', '.join(sorted(missing))}; it cannot be opened")
     prefix = "encoder."
     whole = any(key.startswith(prefix) for key in state)
     encoder = {k.removeprefix(prefix): v for k, v in state.items() if not whole or k.startswith(prefix)}
-    decoder = {k: v for k, v in state.items() if k.startswith("decoder.") or k == "mask_token"} if whole else {}
+    # all the rest, so that the strict load names what is not head or mask token
+    decoder = {k: v for k, v in state.items() if not k.startswith(prefix)} if whole else {}
     return Recognised(
         architecture=description["architecture"],
         model_args=description["model_args"],

@@ -31,10 +31,11 @@ def divide(size: Size, cell: int | Size, *, what: str) -> Grid:
 @lru_cache(maxsize=64)
 def pairwise_distance(grid: Grid, patch_size: Size, device: torch.device | None = None) -> Float[Tensor, "n n"]:
     """Euclidean distance in pixels between the centres of every two patches, in row-major order."""
-    y = torch.arange(grid.height, device=device) * patch_size.height
-    x = torch.arange(grid.width, device=device) * patch_size.width
-    centres = torch.cartesian_prod(y, x).reshape(-1, 2).double()
-    return torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").float()
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        y = torch.arange(grid.height, device=device) * patch_size.height
+        x = torch.arange(grid.width, device=device) * patch_size.width
+        centres = torch.cartesian_prod(y, x).reshape(-1, 2).double()
+        return torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").float()
 
 
 def enlarge(cells: Shaped[Tensor, "*b gy gx"], factor: int | Size) -> Shaped[Tensor, "*b y x"]:
@@ -47,6 +48,7 @@ def block_mean(maps: Shaped[Tensor, "b y x"], cell: int) -> Float[Tensor, "b gy 
     """Mean over cells of `cell` x `cell` pixels, without overlap."""
     batch, height, width = maps.shape
     grid = divide(Size(height, width), cell, what="weight patch size")
-    blocks = maps.reshape(batch, grid.height, cell, grid.width, cell)
-    # an integer sum is exact, so the mean is the correctly rounded quotient whatever the order of summation
-    return blocks.sum((2, 4), dtype=torch.float32 if maps.is_floating_point() else torch.int64).float() / cell**2
+    # whole numbers sum exactly, so the mean is the correctly rounded quotient; rows first, which lie side by side
+    exact = torch.float32 if maps.is_floating_point() else torch.int32
+    rows = maps.reshape(batch, grid.height, cell, width).sum(2, dtype=exact)
+    return rows.reshape(batch, grid.height, grid.width, cell).sum(3).float() / cell**2

@@ -50,7 +50,8 @@ def region(path: Path, split: Literal["train", "val"]) -> UInt8[ndarray, "y x 3"
 
 
 def crop(index: int, split: Literal["train", "val"], seed: int) -> tuple[UInt8[ndarray, "s s 3"], int]:
-    """Crop `index` of a split with its class: a square of 24% to 100% of the region's shorter side, anywhere in it.
+    """Crop `index` of a split with its class: a square anywhere in its region, its side 12% to 30% of the
+    whole picture's width.
 
     Classes take turns; the crop depends on nothing but (seed, split, index).
     """
@@ -59,9 +60,9 @@ def crop(index: int, split: Literal["train", "val"], seed: int) -> tuple[UInt8[n
     pixels = region(files[label], split)
     draw = np.random.default_rng([seed, index, split == "val"])
     height, width = pixels.shape[:2]
-    # both splits draw their sides from the same lengths, those that fit the narrower validation strip: a texture
-    # then has one scale in both
-    shorter = min(height, width, round((1 - TRAIN_SHARE) / (1 if split == "val" else TRAIN_SHARE) * width))
+    # the sides of both splits are shares of the validation strip's width: a texture then has one scale in both
+    strip = width if split == "val" else round((1 - TRAIN_SHARE) / TRAIN_SHARE * width)
+    shorter = min(height, strip)
     side = int(draw.uniform(0.4, 1.0) * shorter)
     top, left = draw.integers(0, height - side + 1), draw.integers(0, width - side + 1)
     return pixels[top : top + side, left : left + side], label

@@ -73,8 +73,8 @@ def record(
     Attention is what the `attn_drop` of each attention module puts out, so fused attention is switched off meanwhile,
     which changes outputs by rounding only. The flags and hooks are restored on leaving, also after an error.
 
-    Raises UserError for an unknown layer, a model of no known family, an attention whose probabilities never pass
-    through `attn_drop`, and rows that do not sum to one.
+    Raises UserError for an unknown layer, a model of no known family, a site of which nothing was heard (no forward
+    pass, or an attention whose probabilities never pass through `attn_drop`), and rows that do not sum to one.
     """
     body = anatomy(encoder)
     recording = Recording(body)
@@ -91,7 +91,7 @@ def record(
         if 0 in chosen["tokens"]:
             hooks.attach_embedding(stack, body.blocks[0])
         yield recording
-    hooks.check_all_fired()
+    hooks.check_all_heard()
 
 
 def _layers(wanted: Layers, body: Anatomy, *, least: int) -> set[int]:
@@ -106,12 +106,11 @@ def _layers(wanted: Layers, body: Anatomy, *, least: int) -> set[int]:
 
 
 class _Hooks:
-    """The hooks of one `record`, and which of the sites they sit on have been heard of."""
+    """The hooks of one `record`, and the sites that have not been heard of yet."""
 
     def __init__(self, encoder: nn.Module, sink: Sink, *, streaming: bool) -> None:
         self.encoder, self.sink, self.streaming = encoder, sink, streaming
-        self.passes = 0
-        self.waiting: set[str] = set()
+        self.silent: dict[tuple[Kind, int], str] = {}
 
     def attach(self, stack: ExitStack, block: Block, kinds: set[str]) -> None:
         """Hooks on one block and on its attention."""
@@ -120,32 +119,38 @@ class _Hooks:
             self._unfuse(stack, attention)
             self._attach_attention(stack, block, attention)
         if "attention_input" in kinds:
-            self._add(stack, attention.register_forward_pre_hook(self._input(block, "attention_input")))
+            hear = self._site("attention_input", block.layer, block.attention)
+            before = attention.register_forward_pre_hook(lambda _m, inputs: hear(_whole(inputs[0], block)))
+            stack.callback(before.remove)
         if "attention_output" in kinds:
-            self._add(stack, attention.register_forward_hook(self._output(block, "attention_output")))
+            self._attach_output(stack, attention, self._site("attention_output", block.layer, block.attention), block)
         if "tokens" in kinds:
             module = self.encoder.get_submodule(block.path)
-            self._add(stack, module.register_forward_hook(self._block_output(block)))
+            self._attach_output(stack, module, self._site("tokens", block.layer, block.path), None)
 
     def attach_embedding(self, stack: ExitStack, first: Block) -> None:
         """A hook on what enters the first block: layer 0."""
+        hear = self._site("tokens", 0, first.path)
+        module = self.encoder.get_submodule(first.path)
+        stack.callback(module.register_forward_pre_hook(lambda _m, inputs: hear(_flat(inputs[0]))).remove)
 
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.sink("tokens", 0, _flat(inputs[0]))
-
-        self._add(stack, self.encoder.get_submodule(first.path).register_forward_pre_hook(hook))
-
-    def check_all_fired(self) -> None:
-        """An attention that ran but whose probabilities were never seen is an error, not an empty plot."""
-        if self.passes and self.waiting:
+    def check_all_heard(self) -> None:
+        """A site that recorded nothing is an error, not an empty plot."""
+        if self.silent:
             raise UserError(
-                f"no attention seen in {', '.join(sorted(self.waiting))}: the module ran without passing its "
-                "probabilities through `attn_drop`, so they cannot be recorded"
+                f"nothing recorded of {', '.join(sorted(set(self.silent.values())))}: no forward pass reached it "
+                "inside `with`, or an attention did not pass its probabilities through its `attn_drop`"
             )
 
-    @staticmethod
-    def _add(stack: ExitStack, handle: Any) -> None:
-        stack.callback(handle.remove)
+    def _site(self, kind: Kind, layer: int, path: str) -> Callable[[Tensor], None]:
+        """Where a hook delivers; until it does, the site counts as silent."""
+        self.silent[kind, layer] = path
+
+        def hear(values: Tensor) -> None:
+            self.silent.pop((kind, layer), None)
+            self.sink(kind, layer, values)
+
+        return hear
 
     @staticmethod
     def _unfuse(stack: ExitStack, attention: nn.Module) -> None:
@@ -153,24 +158,28 @@ class _Hooks:
             stack.callback(setattr, attention, "fused_attn", attention.fused_attn)
             setattr(attention, "fused_attn", False)  # noqa: B010  (a module's attributes are typed as tensors)
 
+    @staticmethod
+    def _attach_output(
+        stack: ExitStack, module: nn.Module, hear: Callable[[Tensor], None], windowed: Block | None
+    ) -> None:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            hear(_flat(output) if windowed is None else _whole(output, windowed))
+
+        stack.callback(module.register_forward_hook(hook).remove)
+
     def _attach_attention(self, stack: ExitStack, block: Block, attention: nn.Module) -> None:
         drop = getattr(attention, "attn_drop", None)
         if not isinstance(drop, nn.Module):
             raise UserError(f"{block.attention} ({type(attention).__name__}) has no module `attn_drop` to hook")
-        self.waiting.add(block.attention)
-
-        def ran(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-            self.passes += 1
+        hear = self._site("attention", block.layer, block.attention)
 
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if block.attention in self.waiting:
-                self.waiting.discard(block.attention)
+            if ("attention", block.layer) in self.silent:
                 _check_rows(output, block)
             for part in self._whole_images(output, block):
-                self.sink("attention", block.layer, part)
+                hear(part)
 
-        self._add(stack, drop.register_forward_hook(hook))
-        self._add(stack, attention.register_forward_hook(ran))
+        stack.callback(drop.register_forward_hook(hook).remove)
 
     def _whole_images(self, attention: Tensor, block: Block) -> Iterator[Tensor]:
         """Attention over all tokens of an image; windows are stitched, for a sink a few images at a time."""
@@ -183,24 +192,6 @@ class _Hooks:
             images = max(1, min(images, _STITCHED_ELEMENTS // (block.heads * block.grid.area**2)))
         for part in attention.split(images * windows):
             yield stitch_attention(part, block.window, block.grid)
-
-    def _input(self, block: Block, kind: Kind) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.sink(kind, block.layer, _whole(inputs[0], block))
-
-        return hook
-
-    def _output(self, block: Block, kind: Kind) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self.sink(kind, block.layer, _whole(output, block))
-
-        return hook
-
-    def _block_output(self, block: Block) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self.sink("tokens", block.layer, _flat(output))
-
-        return hook
 
 
 def _flat(tokens: Tensor) -> Tensor:

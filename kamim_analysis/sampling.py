@@ -76,7 +76,8 @@ def choose(pictures: Pictures, count: int | None, seed: int, *, shown: tuple[int
 def _display_first(order: ndarray, labels: ndarray, shown: tuple[int, ...], draw: np.random.Generator) -> ndarray:
     """The pictures for display at the head of the order, their classes taking turns as long as each has one left."""
     classes, counts = np.unique(labels, return_counts=True)
-    classes, counts = (values[draw.permutation(len(classes))] for values in (classes, counts))
+    mixed = draw.permutation(len(classes))
+    classes, counts = classes[mixed], counts[mixed]
     # a class with too few pictures stands behind every class with enough
     chosen = classes[np.argsort(counts < max(shown), kind="stable")][: len(shown)]
     groups = [order[labels[order] == label][:size] for label, size in zip(chosen, shown, strict=False)]

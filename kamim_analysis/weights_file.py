@@ -4,6 +4,8 @@
 safetensors or with `torch.load(weights_only=True)`, which stays the guard that matters.
 """
 
+import argparse
+import io
 import json
 import pickletools
 import struct
@@ -17,6 +19,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # packages whose names occur in the pickles of honest checkpoints; torch decides on each name within them
 _HARMLESS = ("torch", "collections", "numpy", "argparse", "_codecs", "builtins", "__builtin__")
 _METADATA_KEY = "kamim"
+# the old format: magic number, protocol, system, the object, the keys of its storages; then the tensors' bytes
+_LEGACY_PICKLES = 5
 
 
 def check(path: Path) -> None:
@@ -59,7 +63,7 @@ def _check_pickle(path: Path) -> None:
                 pickled = archive.read(member)
         else:
             with path.open("rb") as file:
-                pickled = file.read(16_000_000)  # the old format: pickles first, then the tensors
+                pickled = file.read(16_000_000)
             if pickled[:2] == b"PK":
                 raise UserError(f"{str(path)!r} is a truncated torch checkpoint")
         for name in _names_in(pickled):
@@ -70,9 +74,18 @@ def _check_pickle(path: Path) -> None:
 
 
 def _names_in(pickled: bytes) -> list[str]:
-    """Every global that the first pickle of `pickled` would import, as `module.name`."""
+    """Every global that the pickles at the head of `pickled` would import, as `module.name`."""
+    names: list[str] = []
+    stream = io.BytesIO(pickled)
+    for _ in range(_LEGACY_PICKLES):
+        if stream.tell() < len(pickled):
+            names += _globals_of(list(pickletools.genops(stream)))
+    return names
+
+
+def _globals_of(operations: list[tuple[Any, Any, Any]]) -> list[str]:
     names, strings = [], []
-    for opcode, argument, _position in pickletools.genops(pickled):
+    for opcode, argument, _position in operations:
         if isinstance(argument, str) and opcode.name != "GLOBAL":
             strings.append(argument)
         if opcode.name == "GLOBAL":
@@ -94,16 +107,32 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
     check(path)
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        described = _safetensors_header(path).get("__metadata__", {}).get(_METADATA_KEY)
-        return load_file(path), json.loads(described) if described else None
+        return _read_safetensors(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # MAE's, DINO's and iBOT's files hold their arguments beside the weights: a plain record, harmless
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # unpickling reports damage as RuntimeError, EOFError, KeyError and UnpicklingError
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{str(path)!r} cannot be read as weights: {reason}") from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "Unsupported" in line), lines[0])
+        raise UserError(f"{str(path)!r} cannot be read as weights: {' '.join(reason.split())}") from error
     return _tensors_in(loaded, path), None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    metadata = _safetensors_header(path).get("__metadata__", {})
+    try:
+        described = metadata.get(_METADATA_KEY)
+        description = json.loads(described) if described else None
+        tensors = load_file(path)
+    except (SafetensorError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{str(path)!r} is no readable safetensors file: {' '.join(str(error).split())}") from error
+    if not tensors or not isinstance(description, dict | None):
+        raise UserError(f"{str(path)!r} holds no tensors by name, so it is no checkpoint")
+    return tensors, description
 
 
 def _tensors_in(loaded: Any, path: Path) -> dict[str, Any]:

@@ -17,12 +17,13 @@ def positions(window: Window, grid: Grid) -> Int64[Tensor, "w t"]:
 
     Follows the order of Swin's own steps: roll by the shift, pad at the bottom right, cut into windows.
     """
-    index = torch.arange(grid.area).reshape(grid)
-    index = index.roll((-window.shift[0], -window.shift[1]), (0, 1))
     (height, width), (rows, columns) = grid, window.size
-    index = pad(index, (0, -width % columns, 0, -height % rows), value=grid.area)
-    tiles = index.unfold(0, rows, rows).unfold(1, columns, columns)
-    return tiles.reshape(-1, rows * columns)
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        index = torch.arange(grid.area).reshape(grid)
+        index = index.roll((-window.shift[0], -window.shift[1]), (0, 1))
+        index = pad(index, (0, -width % columns, 0, -height % rows), value=grid.area)
+        tiles = index.unfold(0, rows, rows).unfold(1, columns, columns)
+        return tiles.reshape(-1, rows * columns)
 
 
 def stitch_attention(attention: Float[Tensor, "bw h t t"], window: Window, grid: Grid) -> Float[Tensor, "b h n n"]:

@@ -38,7 +38,8 @@ def convert(state: State, heads: int | None = None) -> Recognised:
             "embed_dim": width,
             "depth": blocks,
             "num_heads": heads,
-            "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+            # timm takes int(width * ratio): half a unit more keeps rounding from losing one
+            "mlp_ratio": (state["blocks.0.mlp.fc1.weight"].shape[0] + 0.5) / width,
             "class_token": cls,
             "reg_tokens": registers,
             "no_embed_class": not embeds_prefix,

@@ -31,7 +31,7 @@ def random_blocks(
     units = divide(image_size, unit, what="mask unit")
     within = divide(Size(unit, unit), patch_size, what="patch size")
     # 0.6 x 35 is 21.000000000000004 in floating point: round before the ceiling
-    hidden = math.ceil(round(ratio * units.area, 9))
+    hidden = max(1, math.ceil(round(ratio * units.area, 9)))
     order = torch.randperm(units.area, generator=generator)
     mask = torch.zeros(units.area, dtype=torch.bool)
     mask[order[:hidden]] = True

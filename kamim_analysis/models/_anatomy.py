@@ -45,4 +45,6 @@ class Anatomy:
     width: int
     """Channels of the last layer."""
     prefix_tokens: int
+    has_cls: bool
+    """Whether the first prefix token is a cls token."""
     blocks: tuple[Block, ...]

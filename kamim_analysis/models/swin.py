@@ -62,5 +62,6 @@ def describe(model: Any) -> Anatomy:
         stride=blocks[-1].patch_size.height,
         width=int(model.num_features),
         prefix_tokens=0,
+        has_cls=False,
         blocks=tuple(blocks),
     )

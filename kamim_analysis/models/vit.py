@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import UserError
 from ..shapes import Grid, Size
 from ._anatomy import Anatomy, Block
 
@@ -25,16 +26,25 @@ def matches(model: nn.Module) -> bool:
 
 def describe(model: Any) -> Anatomy:
     """The anatomy of a timm vision transformer."""
-    grid, patch = Grid(*model.patch_embed.grid_size), Size(*model.patch_embed.patch_size)
+    grid = Grid(*model.patch_embed.grid_size)
+    image = Size(*model.patch_embed.img_size)
+    if image.height % grid.height or image.width % grid.width:
+        raise UserError(
+            f"image size {image.height}x{image.width} is not tiled by this encoder's {grid.height}x{grid.width} "
+            "patches; choose a multiple of the patch size"
+        )
+    # of the picture, also where a convolutional stem comes before the patches
+    patch = Size(image.height // grid.height, image.width // grid.width)
     prefix = int(model.num_prefix_tokens)
     return Anatomy(
         family="vit",
-        image_size=Size(grid.height * patch.height, grid.width * patch.width),
+        image_size=image,
         patch_embed="patch_embed",
         mask_patch=patch.height,
         stride=patch.height,
         width=int(model.embed_dim),
         prefix_tokens=prefix,
+        has_cls=getattr(model, "cls_token", None) is not None,
         blocks=tuple(
             Block(
                 layer=i + 1,

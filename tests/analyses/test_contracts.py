@@ -1,4 +1,4 @@
-"""What every analysis must do, for all plug-ins found: one class, streaming, merging by concatenation, bounded memory."""
+"""What every analysis must do, for all plug-ins found: one class, streaming, merging, bounded memory."""
 
 import inspect
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of reconstructions against scikit-image, direct formulas, and torchmetrics for the reference protocol."""
+"""PSNR and SSIM of reconstructions against scikit-image, direct formulas, and torchmetrics (reference protocol)."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mean pairwise cosine against a loop over pairs, and the joint principal plane against a singular value decomposition."""
+"""Mean pairwise cosine against a loop over pairs, the joint principal plane against a singular value decomposition."""
 
 import itertools
 import math

@@ -90,9 +90,10 @@ def test_pooling():
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluating_restores_the_mode_after_an_error_too(training):
     model = torch.nn.Dropout(0.5).train(training)
-    with pytest.raises(ZeroDivisionError), evaluating(model):
+    with evaluating(model):
         assert not model.training
         assert not torch.is_grad_enabled()
+    with pytest.raises(ZeroDivisionError), evaluating(model):
         _ = 1 / 0
     assert model.training == training
     assert torch.is_grad_enabled()

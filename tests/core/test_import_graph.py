@@ -169,8 +169,7 @@ def test_figures_never_import_torch(package):
 @pytest.mark.parametrize("name", ["train", "analyses", "figures", "tests"])
 def test_nobody_imports_the_folders_by_their_own_names(name):
     # from the repository's root that would work, and make a second copy of every class
-    tests = [path for path in (ROOT / "tests").rglob("*.py")]
-    for path in [*modules().values(), *tests]:
+    for path in [*modules().values(), *(ROOT / "tests").rglob("*.py")]:
         for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(statement, ast.Import):
                 assert not any(alias.name.split(".")[0] == name for alias in statement.names), path

@@ -87,7 +87,7 @@ def test_a_mistake_is_one_line(text, message):
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no training run: it has neither `last` nor model.safetensors"):
+    with pytest.raises(UserError, match=r"is no training run: it has neither `last` nor model\.safetensors"):
         parse(str(tmp_path))
 
 

@@ -250,7 +250,7 @@ class Evasive(nn.Module):
 def test_an_attention_that_never_calls_attn_drop_is_named(tiny_vit):
     encoder = tiny_vit()
     encoder.blocks[1].attn = Evasive(encoder.blocks[1].attn)
-    with pytest.raises(UserError, match=r"no attention seen in blocks\.1\.attn") as caught, record(encoder):
+    with pytest.raises(UserError, match=r"nothing recorded of blocks\.1\.attn") as caught, record(encoder):
         encoder(images())
     assert "blocks.0" not in str(caught.value)
     assert hooks_of(encoder) == 0
@@ -323,3 +323,8 @@ def test_gradients_flow_through_a_recorded_pass(tiny_vit):
         encoder(x).square().sum().backward()
     torch.testing.assert_close(x.grad, plain, rtol=1e-4, atol=1e-5)
     assert not recording.attention[1].requires_grad
+
+
+def test_recording_without_a_forward_pass_is_an_error(tiny_vit):
+    with pytest.raises(UserError, match="no forward pass reached it"), record(tiny_vit()):
+        pass

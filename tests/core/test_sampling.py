@@ -13,7 +13,7 @@ def pictures(labels: list[int] | None, count: int = 60) -> Pictures:
     return Pictures("made", (), known, count if known is None else len(known), lambda _i: None, str)
 
 
-LABELS = [0] * 9 + [1] * 30 + [2] * 21  # classes by size: 1, 2, 0
+LABELS = [0] * 9 + [1] * 30 + [2] * 21
 
 
 def test_a_seeded_permutation_without_repeats():
@@ -35,12 +35,19 @@ def test_fewer_pictures_are_the_beginning_of_more():
     assert choose(pictures(LABELS), 20, 0, shown=(6, 6, 4)) == more[:20]
 
 
-def test_pictures_to_show_come_first_by_class_the_largest_classes_first():
-    chosen = choose(pictures(LABELS), None, 0, shown=(6, 6, 4))
+@pytest.mark.parametrize("seed", range(4))
+def test_pictures_to_show_come_first_and_their_classes_take_turns(seed):
+    chosen = choose(pictures(LABELS), None, seed, shown=(6, 6, 4))
     classes = [LABELS[i] for i in chosen[:16]]
-    assert classes[:3] == [1, 2, 0]  # one of each at the head
-    assert [classes.count(label) for label in (1, 2, 0)] == [6, 6, 4]
-    assert classes[3:] == [1] * 5 + [2] * 5 + [0] * 3
+    first, second, third = classes[:3]
+    assert {first, second, third} == {0, 1, 2}
+    assert classes == [first, second, third] * 4 + [first, second] * 2
+
+
+def test_classes_to_show_are_drawn_among_those_with_enough_pictures():
+    labels = [i // 10 for i in range(80)] + [99] * 5
+    seen = [{labels[i] for i in choose(pictures(labels), 3, seed, shown=(6, 6, 4))} for seed in range(40)]
+    assert set().union(*seen) == set(range(8))
 
 
 def test_the_rest_stays_in_random_order():

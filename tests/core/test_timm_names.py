@@ -1,7 +1,5 @@
 """timm's names, read from its source, against what timm itself registers."""
 
-import warnings
-
 import pytest
 import timm
 
@@ -39,10 +37,3 @@ def test_a_mistyped_name_is_refused_with_the_nearest(name, near):
 def test_a_name_like_no_other_is_refused_with_where_to_look():
     with pytest.raises(UserError, match=r"timm has no architecture 'qqqqq'; timm\.list_models\(\) lists all \d+"):
         check_architecture("qqqqq")
-
-
-def test_deprecated_names_that_timm_still_builds_are_accepted():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        timm.create_model("vit_tiny_patch16_224_in21k", num_classes=0, depth=1)
-    assert check_architecture("vit_tiny_patch16_224_in21k")
