@@ -27,7 +27,7 @@ def attention_distance(
     Source: Park et al., arXiv 2305.00729, section 3; KAMIM, arXiv 2407.13873, section 5.4.
 
     >>> attention_distance(torch.full((1, 1, 144, 144), 1 / 144), (12, 12), 16)
-    tensor([[99.7526]])
+    tensor([[99.7529]])
     """
     size = Size(patch_size, patch_size) if isinstance(patch_size, int) else Size(*patch_size)
     distance = pairwise_distance(Grid(*grid), size, attention.device)

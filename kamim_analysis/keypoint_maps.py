@@ -58,8 +58,9 @@ def draw_map(
         points = _point_map(keypoints, shape)
         drawn: ndarray = points if style == "points" else cv2.dilate(points, _ring())
         return drawn
-    drawing = cv2.drawKeypoints(np.zeros(shape, np.uint8), keypoints, None, color=(255, 255, 255))
-    return (drawing.max(axis=2) > 0).view(np.uint8)
+    drawing: ndarray = cv2.drawKeypoints(np.zeros(shape, np.uint8), keypoints, None, color=(255, 255, 255))
+    drawn = (drawing.max(axis=2) > 0).view(np.uint8)
+    return drawn
 
 
 def _point_map(keypoints: Keypoints, shape: tuple[int, ...]) -> UInt8[ndarray, "y x"]:

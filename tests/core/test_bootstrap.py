@@ -50,7 +50,7 @@ def test_shape_beyond_images_is_kept_and_columns_do_not_mix():
     assert [part.shape for part in whole] == [(2, 3)] * 3
     for i, j in np.ndindex(2, 3):
         for part, alone in zip(whole, mean_interval(values[:, i, j]), strict=True):
-            np.testing.assert_allclose(part[i, j], alone)
+            np.testing.assert_allclose(part[i, j], alone, atol=1e-6)  # float32 sums in another order
 
 
 def test_intervals_repeat_and_follow_the_seed():

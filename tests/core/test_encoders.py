@@ -80,11 +80,17 @@ def test_patch_tokens_of_vit_and_swin():
 
 
 def test_pooling():
-    tokens = torch.randn(2, 9, 4)
-    torch.testing.assert_close(pool(tokens, 5, "mean"), tokens[:, 5:].mean(1))
-    torch.testing.assert_close(pool(tokens, 5, "cls"), tokens[:, 0])
+    body = anatomy(create("vit_tiny", 32, sizes={"patch_size": 16, "width": 12, "depth": 1}, reg_tokens=4))
+    tokens = torch.randn(2, 9, 12)
+    torch.testing.assert_close(pool(tokens, body, "mean"), tokens[:, 5:].mean(1))
+    torch.testing.assert_close(pool(tokens, body, "cls"), tokens[:, 0])
+
+
+def test_cls_of_an_encoder_with_registers_alone_is_refused():
+    options = {"reg_tokens": 4, "class_token": False, "global_pool": "avg"}
+    body = anatomy(create("vit_tiny", 32, sizes={"patch_size": 16, "width": 12, "depth": 1}, **options))
     with pytest.raises(UserError, match="this encoder has no cls token; use --pooling mean"):
-        pool(tokens, 0, "cls")
+        pool(torch.randn(2, 8, 12), body, "cls")
 
 
 @pytest.mark.parametrize("training", [True, False])
