@@ -14,7 +14,8 @@ _MISTAKE, _INTERRUPTED = 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `kamim ARGUMENTS` and leave with its exit code."""
-    logging.basicConfig(format="kamim: %(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(format="kamim: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("kamim_analysis").setLevel(logging.INFO)
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as mistake:

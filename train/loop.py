@@ -55,7 +55,7 @@ def train(recipe: Recipe, out: Path, monitor: Monitor | None = None) -> None:
     run_directory.check(out, recipe)
     run = _build(recipe, out)
     if run.first_step >= run.last_step:
-        log.info("%s is complete at step %d", out, run.first_step)
+        log.info("%s is already complete at step %d", out, run.first_step)
         return
     with MetricsLog(out, run.first_step, run.last_step, active=run.accelerator.is_main_process) as metrics:
         _steps(run, metrics, monitor)
@@ -144,7 +144,6 @@ def _augmentation(recipe: Recipe) -> Augmentation:
 def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
     """All steps from the first to the last."""
     recipe = run.recipe
-    watch_every = recipe.monitor.every_epochs * run.order.steps_per_epoch
     sums: dict[str, torch.Tensor] = {}
     logged_at, since = run.first_step, time.monotonic()
     run.wrapped.train()
@@ -154,8 +153,7 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
         torch.manual_seed(_step_seed(recipe.seed, step, run.accelerator.process_index))
         for name, value in _step(run).items():
             sums[name] = sums.get(name, 0) + value
-        last = step == run.last_step
-        if step % recipe.log_every == 0 or last:
+        if step % recipe.log_every == 0 or step == run.last_step:
             numbers = {name: float(value) / (step - logged_at) for name, value in sums.items()}
             seconds = time.monotonic() - since
             numbers |= {
@@ -166,14 +164,25 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
             metrics.write(step, numbers)
             metrics.show(step, numbers)
             sums, logged_at, since = {}, step, time.monotonic()
-        pause = time.monotonic()
-        if run.accelerator.is_main_process:
-            if step % recipe.checkpoint_every == 0 or last:
-                checkpoint.save(run.out, run.objective, run.optimizer, step, recipe.keep_checkpoints)
-            if monitor and watch_every and (step % watch_every == 0 or last):
-                monitor(run.objective.model, step, metrics)
-        run.accelerator.wait_for_everyone()
-        since += time.monotonic() - pause
+        since += _save_and_look(run, step, metrics, monitor)
+
+
+def _save_and_look(run: _Run, step: int, metrics: MetricsLog, monitor: Monitor | None) -> float:
+    """Checkpoint and monitor where they are due, on the main process; the seconds that training waited for them."""
+    recipe, last = run.recipe, step == run.last_step
+    watch_every = recipe.monitor.every_epochs * run.order.steps_per_epoch
+    save = last or step % recipe.checkpoint_every == 0
+    look = monitor is not None and watch_every > 0 and (last or step % watch_every == 0)
+    if not (save or look):
+        return 0.0
+    start = time.monotonic()
+    if save and run.accelerator.is_main_process:
+        checkpoint.save(run.out, run.objective, run.optimizer, step, recipe.keep_checkpoints)
+    if look and run.accelerator.is_main_process:
+        assert monitor is not None
+        monitor(run.objective.model, step, metrics)
+    run.accelerator.wait_for_everyone()
+    return time.monotonic() - start
 
 
 def _step_seed(*numbers: int) -> int:
