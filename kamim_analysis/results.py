@@ -83,11 +83,12 @@ class Results:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """metrics.csv: one row for each number, in the columns `COLUMNS`; layer and head are nullable integers."""
-        # by converter: a model called NA or 007 keeps its name
+        # only numbers can be missing: a model called NA or 007 keeps its name
         return pd.read_csv(
             self.directory / METRICS,
-            dtype={"layer": "Int64", "head": "Int64"},
-            converters=dict.fromkeys(("model", "analysis", "statistic"), str),
+            dtype={"layer": "Int64", "head": "Int64", "model": str, "analysis": str, "statistic": str},
+            keep_default_na=False,
+            na_values={name: [""] for name in ("layer", "head", "value", "ci_low", "ci_high", "images")},
         )
 
     @cached_property

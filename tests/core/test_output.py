@@ -24,9 +24,14 @@ def test_what_is_written_appears_at_the_end(tmp_path: Path) -> None:
 def test_an_error_leaves_nothing_new_and_keeps_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "earlier.txt").write_text("kept")
-    with pytest.raises(error), output.written_whole(tmp_path / "out") as aside:
-        (aside / "half").write_text("1")
-        raise error
+
+    def write_half() -> None:
+        with output.written_whole(tmp_path / "out") as aside:
+            (aside / "half").write_text("1")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["earlier.txt"]
 
