@@ -86,7 +86,7 @@ class Results:
         # only numbers can be missing: a model called NA or 007 keeps its name
         return pd.read_csv(
             self.directory / METRICS,
-            dtype={"layer": "Int64", "head": "Int64", "model": str, "analysis": str, "statistic": str},
+            dtype={"layer": "Int64", "head": "Int64", "model": "str", "analysis": "str", "statistic": "str"},
             keep_default_na=False,
             na_values={name: [""] for name in ("layer", "head", "value", "ci_low", "ci_high", "images")},
         )
