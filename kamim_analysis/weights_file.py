@@ -152,8 +152,11 @@ def _tensors_in(loaded: Any, path: Path) -> dict[str, Any]:
 
 
 def write_state(path: Path, tensors: dict[str, Any], description: dict[str, Any]) -> None:
-    """Write tensors to a safetensors file that carries `description` (see `read_state`)."""
+    """Write tensors to a safetensors file that carries `description` (see `read_state`).
+
+    One entry of metadata: several would be written in a random order, and equal weights would differ in bytes.
+    """
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt", _METADATA_KEY: json.dumps(description)})
+    save_file(contiguous, path, metadata={_METADATA_KEY: json.dumps(description)})

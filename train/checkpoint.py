@@ -17,6 +17,8 @@ from kamim_analysis import weights_file
 from kamim_analysis.errors import UserError
 from kamim_analysis.version import __version__
 
+ENCODER = "encoder.safetensors"
+
 
 def describe(objective: Any, step: int) -> dict[str, Any]:
     """What stands beside the weights in a file, enough to build the model again."""
@@ -79,12 +81,12 @@ def save_encoder(run: Path, objective: Any, step: int) -> None:
     architecture and model_args as in encoder.json.
     """
     description = describe(objective, step)
-    aside = run / "encoder.safetensors.partial"
+    write_whole(run / "encoder.json", json.dumps(description, indent=2) + "\n")
+    aside = run / f"{ENCODER}.partial"
     encoder: nn.Module = objective.encoder
     weights_file.write_state(aside, encoder.state_dict(), description)
     _flush(aside)
-    aside.rename(run / "encoder.safetensors")
-    write_whole(run / "encoder.json", json.dumps(description, indent=2) + "\n")
+    aside.replace(run / ENCODER)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,15 @@ def train(recipe: Recipe, out: Path, monitor: Monitor | None = None) -> None:
     """
     run_directory.check(out, recipe)
     run = _build(recipe, out)
-    if run.first_step >= run.last_step:
+    complete = run.first_step >= run.last_step
+    if complete:
         log.info("%s is already complete at step %d", out, run.first_step)
-        return
-    with MetricsLog(out, run.first_step, run.last_step, active=run.accelerator.is_main_process) as metrics:
-        _steps(run, metrics, monitor)
-    if run.accelerator.is_main_process:
-        checkpoint.save_encoder(out, run.objective, run.last_step)
+    else:
+        with MetricsLog(out, run.first_step, run.last_step, active=run.accelerator.is_main_process) as metrics:
+            _steps(run, metrics, monitor)
+    # a run killed after its last checkpoint still lacks the encoder
+    if run.accelerator.is_main_process and not (complete and (out / checkpoint.ENCODER).is_file()):
+        checkpoint.save_encoder(out, run.objective, max(run.first_step, run.last_step))
     run.unreadable.check()
 
 
@@ -90,7 +92,7 @@ def _build(recipe: Recipe, out: Path) -> _Run:
     schedule = build_schedule(optimizer, recipe.optim, order.steps_per_epoch)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
     samples = TrainingSamples(pictures, view, recipe.seed)
-    order = Order(**{**vars(order), "first_step": first_step})
+    order = replace(order, first_step=first_step)
     batches = load_samples(samples, order, workers=recipe.efficiency.workers, pin=accelerator.device.type == "cuda")
     if accelerator.is_main_process:
         run_directory.create(out, recipe)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kamim_analysis.errors import UserError
+from kamim_analysis.opening import load_encoder
 from kamim_analysis.train.loop import train
 from kamim_analysis.train.recipe import Recipe
 
@@ -56,12 +57,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_recipe: Tiny, tmp_pa
     assert steps == list(range(1, 49))
 
 
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_accumulation_does_not_change_the_loss(tiny_recipe: Tiny, tmp_path: Path) -> None:
-    train(tiny_recipe("--max_steps", "4"), tmp_path / "one")
-    train(tiny_recipe("--max_steps", "4", "--efficiency.accumulate", "4"), tmp_path / "four")
-    one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
-    for name, weight in one.items():
-        torch.testing.assert_close(weight, four[name], rtol=1e-4, atol=1e-5)
+    train(tiny_recipe("--max_steps", "6"), tmp_path / "one")
+    train(tiny_recipe("--max_steps", "6", "--efficiency.accumulate", "4"), tmp_path / "four")
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 def test_watching_does_not_change_the_training(tiny_recipe: Tiny, tmp_path: Path) -> None:
@@ -80,8 +83,8 @@ def test_watching_does_not_change_the_training(tiny_recipe: Tiny, tmp_path: Path
 
 def test_the_loss_falls(tiny_recipe: Tiny, tmp_path: Path) -> None:
     train(tiny_recipe("--optim.epochs", "30", "--optim.learning_rate", "0.003"), tmp_path / "run")
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    curve = losses(tmp_path / "run")
+    assert sum(curve[-10:]) < 0.8 * sum(curve[:10])
 
 
 def test_what_a_run_leaves(tiny_recipe: Tiny, tmp_path: Path) -> None:
@@ -106,6 +109,24 @@ def test_plain_timm_opens_the_encoder(tiny_recipe: Tiny, tmp_path: Path) -> None
     ours = weights(run)
     for name, weight in encoder.state_dict().items():
         assert torch.equal(weight, ours[f"encoder.{name}"])
+
+
+def test_a_run_killed_before_its_encoder_was_written_gets_it(tiny_recipe: Tiny, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_recipe("--max_steps", "1"), run)
+    whole = (run / "encoder.safetensors").read_bytes()
+    (run / "encoder.safetensors").unlink()
+    train(tiny_recipe("--max_steps", "1"), run)
+    assert (run / "encoder.safetensors").read_bytes() == whole
+
+
+def test_the_control_of_a_run_is_its_own_initialisation(tiny_recipe: Tiny, tmp_path: Path) -> None:
+    rates = ["--optim.warmup_learning_rate", "1e-9", "--optim.warmup_epochs", "1"]
+    train(tiny_recipe("--max_steps", "1", *rates), tmp_path / "run")  # a first step of next to nothing
+    control = load_encoder(f"random:{tmp_path / 'run'}")
+    ours = weights(tmp_path / "run")
+    for name, weight in control.state_dict().items():
+        torch.testing.assert_close(weight, ours[f"encoder.{name}"], rtol=0, atol=1e-8)
 
 
 def test_a_directory_of_another_run_is_refused(tiny_recipe: Tiny, tmp_path: Path) -> None:
