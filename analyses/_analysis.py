@@ -92,8 +92,15 @@ class Analysis(Metric, ABC):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def append(self, name: str, values: Shaped[Tensor, "b ..."]) -> None:
-        """Add this batch's part to a state."""
-        cast(list[Tensor], getattr(self, name)).append(values)
+        """Add this batch's part to a state.
+
+        Parts are merged as a binary counter carries, so that a state is a handful of tensors however many batches:
+        small ones kept among large temporaries would leave holes that grow the process by hundreds of megabytes.
+        """
+        parts = cast(list[Tensor], getattr(self, name))
+        parts.append(values)
+        while len(parts) > 1 and len(parts[-2]) <= len(parts[-1]):
+            parts[-2:] = [torch.cat(parts[-2:])]
 
     def count(self, name: str) -> int:
         """Images in a state so far."""

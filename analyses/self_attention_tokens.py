@@ -22,7 +22,8 @@ SHOWN = (6, 6, 4)
 def mean_pairwise_cosine(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
     """Mean cosine between two different tokens of an image: [B, N, C] -> [B], in [-1, 1]; 1 when all point alike.
 
-    The sum over all pairs is the squared norm of the sum of unit vectors, so no N x N matrix is made. NaN for a single token.
+    The sum over all pairs is the squared norm of the sum of unit vectors, so no N x N matrix is made. NaN for a
+    single token.
 
     >>> mean_pairwise_cosine(torch.eye(4)[None]), mean_pairwise_cosine(torch.ones(1, 4, 4))
     (tensor([0.]), tensor([1.]))

@@ -54,12 +54,14 @@ def draw_map(
     """The map of OpenCV keypoints on an image of `shape` (H, W)."""
     import cv2
 
-    if style == "points" or whole_pixels:
-        points = _point_map(keypoints, shape)
-        drawn: ndarray = points if style == "points" else cv2.dilate(points, _ring())
-        return drawn
-    drawing: ndarray = cv2.drawKeypoints(np.zeros(shape, np.uint8), keypoints, None, color=(255, 255, 255))
-    drawn = (drawing.max(axis=2) > 0).view(np.uint8)
+    drawn: ndarray
+    if style == "points":
+        drawn = _point_map(keypoints, shape)
+    elif whole_pixels:
+        drawn = cv2.dilate(_point_map(keypoints, shape), _ring())
+    else:
+        drawing: ndarray = cv2.drawKeypoints(np.zeros(shape, np.uint8), keypoints, None, color=(255, 255, 255))
+        drawn = (drawing.max(axis=2) > 0).view(np.uint8)
     return drawn
 
 
@@ -69,8 +71,9 @@ def _point_map(keypoints: Keypoints, shape: tuple[int, ...]) -> UInt8[ndarray, "
     points = np.zeros(shape, np.uint8)
     if keypoints:
         # rint rounds halves to even, as OpenCV's own rounding of coordinates does
-        columns, rows = np.rint(cv2.KeyPoint.convert(keypoints)).astype(int).T
-        points[rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1)] = 1
+        coordinates = np.rint(cv2.KeyPoint.convert(keypoints)).astype(np.intp)
+        np.minimum(coordinates, (shape[1] - 1, shape[0] - 1), out=coordinates)
+        points[coordinates[:, 1], coordinates[:, 0]] = 1
     return points
 
 

@@ -51,4 +51,4 @@ def block_mean(maps: Shaped[Tensor, "b y x"], cell: int) -> Float[Tensor, "b gy 
     # whole numbers sum exactly, so the mean is the correctly rounded quotient; rows first, which lie side by side
     exact = torch.float32 if maps.is_floating_point() else torch.int32
     rows = maps.reshape(batch, grid.height, cell, width).sum(2, dtype=exact)
-    return rows.reshape(batch, grid.height, grid.width, cell).sum(3).float() / cell**2
+    return rows.view(batch, grid.height, grid.width, cell).sum(3, dtype=exact) / cell**2
