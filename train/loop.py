@@ -156,7 +156,7 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
         for name, value in _step(run).items():
             sums[name] = sums.get(name, 0) + value
         if step % recipe.log_every == 0 or step == run.last_step:
-            numbers = {name: float(value) / (step - logged_at) for name, value in sums.items()}
+            numbers = _means(run, sums, step - logged_at)
             seconds = time.monotonic() - since
             numbers |= {
                 "epoch": step / run.order.steps_per_epoch,
@@ -167,6 +167,12 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
             metrics.show(step, numbers)
             sums, logged_at, since = {}, step, time.monotonic()
         since += _save_and_look(run, step, metrics, monitor)
+
+
+def _means(run: _Run, sums: dict[str, torch.Tensor], steps: int) -> dict[str, float]:
+    """Sums over steps as means over steps and processes."""
+    means = run.accelerator.reduce(torch.stack([value.float() for value in sums.values()]) / steps, reduction="mean")
+    return dict(zip(sums, means.tolist(), strict=True))
 
 
 def _save_and_look(run: _Run, step: int, metrics: MetricsLog, monitor: Monitor | None) -> float:

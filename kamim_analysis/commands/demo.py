@@ -10,7 +10,7 @@ _METHODS = {"SimMIM": "simmim_photographs", "KAMIM": "kamim_photographs"}
 
 def run(arguments: list[str]) -> None:
     """Train (or resume) both recipes, analyse them beside their own random initialisation, say what came out."""
-    parser = Parser("demo", f"{HELP} (about seven minutes on two cores)")
+    parser = Parser("demo", f"{HELP} (about six minutes on two cores)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory (default: out/demo)")
     parser.add_argument("--max_steps", type=whole_number(1), help="train for this many steps only, to try it out")
     parser.add_argument("--images", type=whole_number(2), default=768, help="pictures to analyse (default: 768)")

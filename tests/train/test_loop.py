@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +67,16 @@ def test_accumulation_does_not_change_the_loss(tiny_recipe: Tiny, tmp_path: Path
     train(tiny_recipe("--max_steps", "6"), tmp_path / "one")
     train(tiny_recipe("--max_steps", "6", "--efficiency.accumulate", "4"), tmp_path / "four")
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_two_processes_give_the_losses_of_one(tiny_recipe: Tiny, tmp_path: Path) -> None:
+    recipe = tiny_recipe("--max_steps", "3")
+    train(recipe, tmp_path / "one")
+    config = str(tmp_path / "one" / "config.yaml")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    command = ["kamim_analysis", "train", "--config", config, "--out", str(tmp_path / "two")]
+    subprocess.run([*launch, *command], check=True, capture_output=True, timeout=300)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 def test_watching_does_not_change_the_training(tiny_recipe: Tiny, tmp_path: Path) -> None:
