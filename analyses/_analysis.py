@@ -31,10 +31,7 @@ class Subject:
     std: tuple[float, float, float]
     masked_model: MaskedImageModel | None = None
     masking: MaskSettings = field(default_factory=MaskSettings)
-    labels_known: bool = True
     classes: int | None = None
-    bank_size: int | None = None
-    """Training pictures that serve as k-NN's neighbours; None: the analysed pictures themselves, leaving one out."""
     pooling: str = "mean"
     seed: int = 0
 

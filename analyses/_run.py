@@ -93,7 +93,6 @@ def _analyze_model(opened: OpenedModel, data: ChosenPictures, request: Request) 
         masked_model=opened.masked_model,
         masking=opened.masking,
         classes=data.classes,
-        bank_size=len(data.bank_indices) if data.bank else None,
         pooling=request.pooling,
         seed=request.seed,
     )

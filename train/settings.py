@@ -48,13 +48,12 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """A recipe from command-line arguments. Raises UserError with one line for a mistake."""
     parser = recipe_parser()
     try:
-        settings = parser.parse_args(list(arguments))
-        recipe: Recipe = parser.instantiate(settings)
-        built = recipe if isinstance(recipe, Recipe) else Recipe(**_without_config(recipe))
+        settings = vars(parser.instantiate(parser.parse_args(list(arguments))))
+        recipe = Recipe(**{name: value for name, value in settings.items() if name != "config"})
     except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(_one_line(str(error))) from error
-    check(built)
-    return built
+    check(recipe)
+    return recipe
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -131,10 +130,6 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name) and not name.startswith(FREE_TO_CHANGE)
     ]
-
-
-def _without_config(settings: Any) -> dict[str, Any]:
-    return {key: value for key, value in vars(settings).items() if key != "config"}
 
 
 def _one_line(message: str) -> str:

@@ -2,9 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..arguments import Parser
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..train.recipe import Recipe
 
 HELP = "pretrain an encoder by a recipe (SimMIM, KAMIM)"
 
@@ -43,14 +47,12 @@ def run(arguments: list[str]) -> None:
     train_and_monitor(recipe, chosen.out)
 
 
-def train_and_monitor(recipe: "object", out: Path) -> None:
+def train_and_monitor(recipe: "Recipe", out: Path) -> None:
     """Train with the analyses watching: the one place where the two meet."""
     from ..analyses._monitor import Monitor
     from ..reconstruction import MaskSettings
     from ..train.loop import train
-    from ..train.recipe import Recipe
 
-    assert isinstance(recipe, Recipe)
     objective = recipe.objective
     masking = MaskSettings(unit=getattr(objective, "mask_unit", 32), ratio=getattr(objective, "mask_ratio", 0.6))
     monitor = None

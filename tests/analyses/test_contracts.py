@@ -217,7 +217,7 @@ def test_rows_are_means_of_the_pure_functions_over_recorded_tensors(model):
 
 def test_knn_uses_the_bank_when_there_is_one(tiny_vit):
     model = MaskedImageModel(tiny_vit()).eval()
-    suite = Suite(model.encoder, subject_of(model, bank_size=30), ["knn"])
+    suite = Suite(model.encoder, subject_of(model), ["knn"])
     assert suite.wants_bank
     suite.update_bank([batch(100, 115), batch(115, 130)])
     suite.update(batch(0, 8))
