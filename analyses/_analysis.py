@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from kamim_analysis.models._anatomy import Anatomy, Block
-from kamim_analysis.reconstruction import MaskedImageModel, MaskSettings
+from kamim_analysis.reconstruction import MaskSettings, Reconstructs
 from kamim_analysis.results import Row
 
 Site = Literal["patch_attention", "tokens", "attention_input", "attention_output"]
@@ -29,7 +29,7 @@ class Subject:
     anatomy: Anatomy
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    masked_model: MaskedImageModel | None = None
+    masked_model: Reconstructs | None = None
     masking: MaskSettings = field(default_factory=MaskSettings)
     classes: int | None = None
     pooling: str = "mean"

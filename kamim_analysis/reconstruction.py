@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,6 +39,19 @@ def masked_input(patch_embed: nn.Module, mask: Bool[Tensor, "b gy gx"], token: F
         yield
     finally:
         handle.remove()
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A model that predicts hidden pixels: SimMIM's `MaskedImageModel` or MAE's `MaskedAutoencoder`."""
+
+    def __call__(self, images: Float[Tensor, "b 3 y x"], mask: Bool[Tensor, "b gy gx"]) -> Float[Tensor, "b 3 y x"]:
+        """Predicted pixels, in the normalised units of `images`, of every patch, hidden (mask True) or not."""
+        ...
+
+    def to(self, device: torch.device) -> "Reconstructs":
+        """The model, moved to a device."""
+        ...
 
 
 class MaskedImageModel(nn.Module):
