@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UserError
+from .model_spec import Reading
+from .plugins import check as check_name
+from .plugins import names as plugin_names
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,9 +64,11 @@ def add_models_and_data(parser: Parser, *, images: int | None) -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="[LABEL=]SPEC; SPEC is a run directory, a weights file, timm:NAME (pretrained) or random:NAME (a control "
-        "with random weights; NAME may be a run directory, whose architecture is taken)",
+        help="[LABEL=]SPEC; SPEC is a run directory, a weights file (FILE@teacher for one of its encoders), a "
+        "directory with config.json, timm:NAME (pretrained), hf:OWNER/NAME or random:NAME (a control with random "
+        "weights; NAME may be a run directory, whose architecture is taken)",
     )
+    add_reading(parser)
     parser.add_argument(
         "--data", required=True, help="photographs, a directory of images, or a timm data set's name (torch/cifar10)"
     )
@@ -85,6 +90,21 @@ def add_models_and_data(parser: Parser, *, images: int | None) -> None:
         "--max_unreadable", type=share, default=0.01,
         help="end with an error when more than this share of the pictures cannot be read (default: 0.01)",
     )  # fmt: skip
+
+
+def add_reading(parser: Parser) -> None:
+    """How weights files are to be read where their keys and shapes leave a choice."""
+    parser.add_argument("--heads", type=whole_number(1), help="head count of weights files that do not tell it")
+    parser.add_argument(
+        "--format", help="layout of a weights file that fits several (kamim models lists them)", metavar="NAME"
+    )
+
+
+def reading(chosen: argparse.Namespace) -> Reading:
+    """What `add_reading` asked for. Raises UserError for an unknown format."""
+    if chosen.format is not None:
+        check_name(chosen.format, plugin_names("kamim_analysis.checkpoints"), "format")
+    return Reading(heads=chosen.heads, layout=chosen.format)
 
 
 _SHARED = "data data_root images image_size pooling seed batch_size workers max_unreadable".split()

@@ -1,8 +1,8 @@
 """Encoders: always unmodified timm models, known to the rest of the code by their anatomy."""
 
 import warnings
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -48,12 +48,17 @@ def _family_of(architecture: str) -> Any:
     return families["swin"] if architecture.startswith("swin_") else families["vit"]
 
 
-def build(architecture: str, arguments: dict[str, Any], *, pretrained: bool = False) -> Any:
-    """`timm.create_model` without classifier; what timm refuses becomes one line."""
+def build(architecture: str, arguments: dict[str, Any], *, pretrained: bool = False, empty: bool = False) -> Any:
+    """`timm.create_model` without classifier; what timm refuses becomes one line.
+
+    With `empty`, parameters take no memory and no time to initialise: weights must be assigned to all of them, and
+    then `compute_buffers` called.
+    """
     import timm
+    from accelerate import init_empty_weights
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), init_empty_weights(include_buffers=False) if empty else nullcontext():
             warnings.simplefilter("ignore")
             model = timm.create_model(architecture, pretrained=pretrained, num_classes=0, **arguments)
     except (AssertionError, ValueError, TypeError, RuntimeError) as error:
@@ -61,6 +66,21 @@ def build(architecture: str, arguments: dict[str, Any], *, pretrained: bool = Fa
         raise UserError(f"timm cannot build {architecture} with {arguments}: {reason}") from error
     model.architecture, model.model_args = architecture, arguments
     return model
+
+
+def build_empty(architecture: str, arguments: dict[str, Any]) -> Any:
+    """`build` with `empty`, or without for a model that computes with its weights while it is made (Swin V2)."""
+    try:
+        return build(architecture, arguments, empty=True)
+    except UserError:
+        return build(architecture, arguments)
+
+
+def compute_buffers(model: nn.Module) -> None:
+    """Make timm compute the buffers that it could not compute while the parameters were empty (Swin's masks)."""
+    for module in model.modules():
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            cast(Any, module)._init_buffers()
 
 
 def patch_tokens(tokens: Float[Tensor, "b ..."], prefix_tokens: int) -> Float[Tensor, "b n d"]:
@@ -92,4 +112,15 @@ def evaluating(model: nn.Module) -> Any:
         model.train(training)
 
 
-__all__ = ["Anatomy", "Block", "anatomy", "build", "create", "evaluating", "patch_tokens", "pool"]
+__all__ = [
+    "Anatomy",
+    "Block",
+    "anatomy",
+    "build",
+    "build_empty",
+    "compute_buffers",
+    "create",
+    "evaluating",
+    "patch_tokens",
+    "pool",
+]

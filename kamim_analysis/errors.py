@@ -1,8 +1,20 @@
 """The one exception that a user is meant to read."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something the user can mend; its text is one line that says what came and what would be right.
 
     The command line prints it without a traceback and ends with exit code 2.
     """
+
+
+def some(names: Sequence[object], shown: int = 6) -> str:
+    """The first few of many names, and how many more there are.
+
+    >>> some(["a", "b", "c"], shown=2)
+    'a, b and 1 more'
+    """
+    more = len(names) - shown
+    return ", ".join(map(str, names[:shown])) + (f" and {more} more" if more > 0 else "")

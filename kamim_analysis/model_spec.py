@@ -1,15 +1,31 @@
 """The models that a command line names, checked before anything heavy is imported."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from . import weights_file
 from .errors import UserError
+from .hub import WEIGHTS, find_weights
 from .timm_names import SHORT_NAMES, check_architecture
 
-Kind = Literal["random", "timm", "weights"]
+Kind = Literal["random", "timm", "hub", "weights"]
+_FORMS = "a run directory, a weights file, a directory with config.json, timm:NAME, hf:OWNER/NAME or random:NAME"
+_OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How weights files are to be read, where their keys and shapes leave a choice."""
+
+    heads: int | None = None
+    """The head count, for files that do not tell it."""
+    layout: str | None = None
+    """The layout's name, where several fit."""
+    branch: str | None = None
+    """Which encoder, such as `teacher`, where a file holds several: the BRANCH of `FILE@BRANCH`."""
 
 
 @dataclass(frozen=True)
@@ -20,24 +36,26 @@ class ModelSpec:
     spec: str
     kind: Kind
     target: str
-    """An architecture, or the path of a weights file (for `random`: one whose architecture is taken)."""
+    """An architecture, the hub's OWNER/NAME, or a weights file's path (for `random`: whose architecture is taken)."""
+    reading: Reading = Reading()
 
 
-def parse(text: str) -> ModelSpec:
+def parse(text: str, reading: Reading | None = None) -> ModelSpec:
     """Parse `LABEL=SPEC` or `SPEC`.
 
-    SPEC is a run directory (its last checkpoint is taken), a weights file, `timm:NAME`, `random:NAME` or
-    `random:RUN`, a control of that run's architecture.
+    SPEC is a run directory (its last checkpoint is taken), a weights file, `FILE@BRANCH` for one of its encoders (such
+    as `teacher`), a directory of the hub's layout, `timm:NAME`, `hf:OWNER/NAME`, `random:NAME` or `random:RUN`, a
+    control of that run's architecture.
     Raises UserError for one that does not exist, or whose file is damaged or holds code.
 
-    >>> parse("control=random:vit_tiny")
-    ModelSpec(label='control (random)', spec='random:vit_tiny', kind='random', target='vit_tiny')
+    >>> parse("control=random:vit_tiny")  # doctest: +ELLIPSIS
+    ModelSpec(label='control (random)', spec='random:vit_tiny', kind='random', target='vit_tiny', reading=...)
     """
     label, separator, spec = text.partition("=")
     if not separator:
         label, spec = "", text
-    if not spec or spec in ("random:", "timm:"):
-        raise UserError(f"model {text!r} names no SPEC: give a run directory, a weights file, timm:NAME or random:NAME")
+    if not spec or spec in ("random:", "timm:", "hf:"):
+        raise UserError(f"model {text!r} names no SPEC: give {_FORMS}")
     kind, separator, name = spec.partition(":")
     if separator and kind == "random":
         # a control must not be mistaken for a trained model, whatever its label
@@ -45,9 +63,21 @@ def parse(text: str) -> ModelSpec:
         return ModelSpec(f"{label}{mark}" if label else spec, spec, "random", _control(name))
     if separator and kind == "timm":
         return ModelSpec(label or spec, spec, "timm", check_architecture(name))
-    path = _weights_path(Path(spec))
+    if separator and kind == "hf":
+        if not _OWNER_AND_NAME.fullmatch(name):
+            raise UserError(f"{spec!r} names no model of the hub: give hf:OWNER/NAME")
+        return ModelSpec(label or name.split("/")[1], spec, "hub", name, reading or Reading())
+    return _weights_spec(label, spec, reading or Reading())
+
+
+def _weights_spec(label: str, spec: str, reading: Reading) -> ModelSpec:
+    """A path, or PATH@BRANCH where no such path exists."""
+    name, at, branch = spec.rpartition("@")
+    if Path(spec).exists() or not at:
+        name, branch = spec, ""
+    path = _weights_path(Path(name))
     weights_file.check(path)
-    return ModelSpec(label or Path(spec).name, spec, "weights", str(path))
+    return ModelSpec(label or Path(spec).name, spec, "weights", str(path), replace(reading, branch=branch or None))
 
 
 def _control(name: str) -> str:
@@ -61,9 +91,9 @@ def _control(name: str) -> str:
     return check_architecture(name)
 
 
-def parse_all(texts: Sequence[str]) -> list[ModelSpec]:
+def parse_all(texts: Sequence[str], reading: Reading | None = None) -> list[ModelSpec]:
     """Parse the models of one command; their labels must differ."""
-    specs = [parse(text) for text in texts]
+    specs = [parse(text, reading) for text in texts]
     labels = [spec.label for spec in specs]
     for label in labels:
         if labels.count(label) > 1:
@@ -75,15 +105,12 @@ def _weights_path(path: Path) -> Path:
     """The weights file of a path: itself, or that of a checkpoint or of a run's last checkpoint."""
     if not path.is_dir():
         if not path.exists():
-            raise UserError(
-                f"unknown model {str(path)!r}: no such file or directory; give a run directory, a weights file, "
-                "timm:NAME or random:NAME"
-            )
+            raise UserError(f"unknown model {str(path)!r}: no such file or directory; give {_FORMS}")
         return path
     last = path / "last"
     if last.is_file():
         path = path / "checkpoints" / last.read_text(encoding="utf-8").strip()
-    model = path / "model.safetensors"
-    if not model.is_file():
-        raise UserError(f"directory {str(path)!r} is no training run: it has neither `last` nor model.safetensors")
-    return model
+    weights = find_weights(path)
+    if weights is None:
+        raise UserError(f"directory {str(path)!r} is no training run: it has neither `last` nor {', '.join(WEIGHTS)}")
+    return weights

@@ -1,7 +1,7 @@
 """From a model's SPEC on the command line to a frozen encoder, ready to be hooked."""
 
-import hashlib
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import encoders, plugins, weights_file
+from . import encoders
 from .checkpoints._layout import Recognised
-from .errors import UserError
-from .model_spec import ModelSpec, parse
-from .reconstruction import MEAN, STD, MaskedImageModel, MaskSettings
+from .errors import UserError, some
+from .hub import fetch, find_weights
+from .masked_autoencoder import MaskedAutoencoder
+from .model_spec import ModelSpec, Reading, parse
+from .reconstruction import MaskedImageModel, MaskSettings, Reconstructs
+from .source import read_source
 from .timm_names import SHORT_NAMES
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ class OpenedModel:
     spec: str
     encoder: Any
     """The timm model, in evaluation mode."""
-    masked_model: MaskedImageModel | None
+    masked_model: Reconstructs | None
     """The encoder with its head and mask token, where the weights hold them."""
     masking: MaskSettings
     transform: Callable[[Any], torch.Tensor]
@@ -38,25 +41,24 @@ class OpenedModel:
     """For the manifest: where the weights come from, their hash, what was guessed or resized."""
 
 
-def load_encoder(spec: str, image_size: int | None = None) -> nn.Module:
+def load_encoder(spec: str, image_size: int | None = None, *, heads: int | None = None) -> nn.Module:
     """The encoder of a SPEC, an unmodified timm model in evaluation mode.
 
-    SPEC is a run directory, a weights file, `timm:NAME` or `random:NAME`, as on the command line. `image_size`
-    resizes the position embedding by timm's own function; None keeps the size of the weights.
+    SPEC is a run directory, a weights file (`FILE@teacher` for one of its encoders), a directory of the hub's layout,
+    `timm:NAME`, `hf:OWNER/NAME` or `random:NAME`, as on the command line. `image_size` resizes the position embedding
+    by timm's own function; None keeps the size of the weights. `heads` is the head count where the file does not tell.
     """
-    encoder: nn.Module = open_model(parse(spec), image_size).encoder
+    encoder: nn.Module = open_model(parse(spec, Reading(heads=heads)), image_size).encoder
     return encoder
 
 
-def open_model(
-    spec: ModelSpec, image_size: int | None = None, *, seed: int = 0, heads: int | None = None
-) -> OpenedModel:
+def open_model(spec: ModelSpec, image_size: int | None = None, *, seed: int = 0) -> OpenedModel:
     """Open a parsed SPEC. Raises UserError for whatever cannot be opened, in one line."""
     if spec.kind == "random":
         return _open_random(spec, image_size, seed)
     if spec.kind == "timm":
         return _open_timm(spec, image_size)
-    return _open_weights(spec, image_size, heads)
+    return _open_weights(spec, image_size)
 
 
 def _open_random(spec: ModelSpec, image_size: int | None, seed: int) -> OpenedModel:
@@ -64,10 +66,10 @@ def _open_random(spec: ModelSpec, image_size: int | None, seed: int) -> OpenedMo
     path = Path(spec.target)
     config: dict[str, Any] = {}
     if path.is_file():
-        recognised, description = _recognised(path, None)
-        arguments = recognised.model_args | ({} if image_size is None else {"img_size": image_size})
-        make = partial(encoders.build, recognised.architecture, arguments)
-        config = description.get("pretrained_cfg", _normalisation_of(recognised))
+        source = read_source(path, Reading())
+        arguments = source.recognised.model_args | ({} if image_size is None else {"img_size": image_size})
+        make = partial(encoders.build, source.recognised.architecture, arguments)
+        config = source.pretrained_cfg
     else:
         make = partial(encoders.create, spec.target, image_size or _default_size(spec.target))
     with torch.random.fork_rng(devices=[]):
@@ -102,103 +104,88 @@ def _open_timm(spec: ModelSpec, image_size: int | None) -> OpenedModel:
     return _opened(spec, encoder, {"source": "timm pretrained"})
 
 
-def _open_weights(spec: ModelSpec, image_size: int | None, heads: int | None) -> OpenedModel:
-    path = Path(spec.target)
-    recognised, description = _recognised(path, heads)
+def _open_weights(spec: ModelSpec, image_size: int | None) -> OpenedModel:
+    path = local_weights(spec)
+    source = read_source(path, spec.reading)
+    recognised, notes = source.recognised, [*source.notes]
     arguments = dict(recognised.model_args)
-    stored = arguments.get("img_size")
-    if image_size is not None:
+    if image_size not in (None, arguments.get("img_size")):
+        notes += _resized(recognised, arguments.get("img_size"), image_size)
         arguments["img_size"] = image_size
-    encoder = encoders.build(recognised.architecture, arguments)
-    notes = list(recognised.announcements)
-    if image_size is not None and stored not in (None, image_size) and "pos_embed" in recognised.encoder:
-        notes.append(f"position embedding resized from {stored} px to {image_size} px")
     for note in notes:
         log.warning("%s: %s", spec.label, note)
+    encoder = encoders.build_empty(recognised.architecture, arguments)
     _load_strictly(encoder, recognised.encoder, path)
-    encoder.pretrained_cfg.update(description.get("pretrained_cfg", _normalisation_of(recognised)))
-    opened = _opened(spec, encoder, {"source": str(path), "sha256": _sha256(path), "notes": notes} | description)
+    encoders.compute_buffers(encoder)
+    _set_eps(encoder, recognised.layer_norm_eps)
+    encoder.pretrained_cfg.update(source.pretrained_cfg)
+    provenance = {"source": spec.spec, "sha256": source.sha256, "format": source.layout, "notes": notes}
+    if source.branch:
+        provenance["branch"] = source.branch
+    opened = _opened(spec, encoder, provenance | source.description)
     if recognised.decoder:
-        opened.masked_model = MaskedImageModel(encoder).eval()
-        _load_strictly(opened.masked_model, recognised.decoder, path, partial="encoder.")
-        opened.masking = MaskSettings(**description.get("masking", {}))
+        opened.masked_model = _with_head(encoder, recognised, path)
+        opened.masking = MaskSettings(**source.masking)
     return opened
 
 
-def describe_weights(spec: ModelSpec) -> str:
-    """One line that says what a weights file holds, from its keys and shapes."""
-    recognised, description = _recognised(Path(spec.target), None)
-    weights = sum(tensor.numel() for tensor in recognised.encoder.values())
-    whole = ["with mask token and head"] if recognised.decoder else []
-    arguments = ", ".join(f"{name}={value}" for name, value in recognised.model_args.items() if value is not None)
-    step = [f"after step {description['step']}"] if "step" in description else []
-    return "; ".join(
-        [
-            f"{recognised.architecture}({arguments})",
-            f"{weights:,} weights",
-            *whole,
-            *step,
-            *recognised.announcements,
-        ]
-    )
+def local_weights(spec: ModelSpec) -> Path:
+    """The weights file of a SPEC, fetched from the hub if need be."""
+    if spec.kind != "hub":
+        return Path(spec.target)
+    weights = find_weights(fetch(spec.target))
+    assert weights is not None
+    return weights
 
 
-def _recognised(path: Path, heads: int | None) -> tuple[Recognised, dict[str, Any]]:
-    """What a weights file holds, with our own description where it carries one."""
-    state, description = weights_file.read_state(path)
-    if description is None:
-        return recognise(state, path, heads), {}
-    return _ours(state, description), description
+def _resized(recognised: Recognised, stored: object, asked: int | None) -> list[str]:
+    """What another image size does to the positions."""
+    if "pos_embed" in recognised.encoder:
+        return [f"position embedding resized from {stored} px to {asked} px"]
+    if recognised.architecture.startswith("beit"):
+        return [f"relative position bias resized from {stored} px to {asked} px"]
+    return []
 
 
-def _normalisation_of(recognised: Recognised) -> dict[str, Any]:
-    """ImageNet's mean and deviation and the whole picture, for weights that do not say how they were trained."""
-    size = recognised.model_args["img_size"]
-    return {"mean": MEAN, "std": STD, "input_size": (3, size, size), "crop_pct": 1.0, "interpolation": "bicubic"}
+def _set_eps(encoder: nn.Module, eps: float | None) -> None:
+    """The LayerNorms' epsilon, which belongs to the weights' function but is no argument of every timm model."""
+    for module in encoder.modules():
+        if eps is not None and isinstance(module, nn.LayerNorm):
+            module.eps = eps
 
 
-def recognise(state: dict[str, Any], path: Path, heads: int | None = None) -> Recognised:
-    """Find the layout of a state dict by its keys. Raises UserError when none or more than one fits."""
-    layouts = plugins.load_all("kamim_analysis.checkpoints")
-    fitting = [name for name, layout in layouts.items() if layout.matches(state)]
-    if len(fitting) != 1:
-        keys = ", ".join(list(state)[:4])
-        verdict = f"fits several layouts ({', '.join(fitting)})" if fitting else "fits no known layout"
-        raise UserError(f"{str(path)!r} {verdict}; known are {', '.join(layouts)}; its keys begin: {keys}")
-    recognised: Recognised = layouts[fitting[0]].convert(state, heads)
-    return recognised
+def _with_head(encoder: nn.Module, recognised: Recognised, path: Path) -> Reconstructs:
+    """The model of pretraining around the encoder; MAE's decoder has positions of its own, which timm resizes too."""
+    from timm.layers import resample_abs_pos_embed
 
-
-def _ours(state: dict[str, Any], description: dict[str, Any]) -> Recognised:
-    """Our own files: `encoder.safetensors`, or a checkpoint's `model.safetensors` with head and mask token."""
-    missing = {"architecture", "model_args"} - description.keys()
-    if missing:
-        raise UserError(f"the weights file's own description lacks {', '.join(sorted(missing))}; it cannot be opened")
-    prefix = "encoder."
-    whole = any(key.startswith(prefix) for key in state)
-    encoder = {k.removeprefix(prefix): v for k, v in state.items() if not whole or k.startswith(prefix)}
-    # all the rest, so that the strict load names what is not head or mask token
-    decoder = {k: v for k, v in state.items() if not k.startswith(prefix)} if whole else {}
-    return Recognised(
-        architecture=description["architecture"],
-        model_args=description["model_args"],
-        encoder=encoder,
-        decoder=decoder,
-    )
+    state = dict(recognised.decoder)
+    model: MaskedImageModel | MaskedAutoencoder
+    if recognised.head == "mae":
+        model = MaskedAutoencoder(encoder, **recognised.head_args)
+        grid = list(model.anatomy.blocks[0].grid)
+        state["decoder_pos_embed"] = resample_abs_pos_embed(state["decoder_pos_embed"], grid, num_prefix_tokens=1)
+    else:
+        model = MaskedImageModel(encoder)
+    _load_strictly(model, state, path, partial="encoder.")
+    _set_eps(model, recognised.layer_norm_eps)
+    return model.eval().requires_grad_(False)
 
 
 def _load_strictly(model: nn.Module, state: dict[str, Any], path: Path, partial: str | None = None) -> None:
-    """Load with every key accounted for on both sides; keys that begin with `partial` may be missing."""
-    from timm.models import SwinTransformer, VisionTransformer, swin_transformer, vision_transformer
+    """Load with every key accounted for on both sides; keys that begin with `partial` may be missing.
 
-    if isinstance(model, VisionTransformer):
-        state = vision_transformer.checkpoint_filter_fn(state, model)
-    elif isinstance(model, SwinTransformer):
-        state = swin_transformer.checkpoint_filter_fn(state, model)
+    timm's own function for the model's class resizes positions and patches. The tensors become the model's weights
+    without a copy, in single precision.
+    """
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    if adapt is not None:
+        state = adapt(state, model)
     try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:
-        raise UserError(f"{str(path)!r} does not fit: {' '.join(str(error).split())}") from error
+        mismatches = [line.strip() for line in str(error).splitlines()[1:]]
+        raise UserError(f"{str(path)!r} does not fit: {some(mismatches)}") from error
     computed = ("relative_position_index", "attn_mask")
     missing = [k for k in missing if not (partial and k.startswith(partial)) and not k.endswith(computed)]
     if missing or unexpected:
@@ -221,8 +208,3 @@ def _opened(spec: ModelSpec, encoder: Any, provenance: dict[str, Any]) -> Opened
     } | provenance
     transform = timm.data.create_transform(**config, is_training=False)
     return OpenedModel(spec.label, spec.spec, encoder, None, MaskSettings(), transform, provenance)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

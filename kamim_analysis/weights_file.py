@@ -1,6 +1,6 @@
 """Reading weights files: nothing in them is executed, and a broken one is refused in one line.
 
-`check` needs no torch, so that a mistyped or hostile file is refused at once; `read_state` then loads with
+`check` needs no torch, so that a mistyped or hostile file is refused at once; `read` then loads with
 safetensors or with `torch.load(weights_only=True)`, which stays the guard that matters.
 """
 
@@ -10,14 +10,18 @@ import json
 import pickletools
 import struct
 import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+#: ends the name of a file that says in which shard each tensor of a large model lies
+INDEX = ".safetensors.index.json"
 # packages whose names occur in the pickles of honest checkpoints; torch decides on each name within them
-_HARMLESS = ("torch", "collections", "numpy", "argparse", "_codecs", "builtins", "__builtin__")
+_HARMLESS = ("torch", "collections", "numpy", "argparse", "yacs", "_codecs", "builtins", "__builtin__")
 _METADATA_KEY = "kamim"
 # the old format: magic number, protocol, system, the object, the keys of its storages; then the tensors' bytes
 _LEGACY_PICKLES = 5
@@ -27,6 +31,10 @@ def check(path: Path) -> None:
     """Raise UserError for a file that is missing, empty, truncated, no checkpoint, or that holds pickled code."""
     if not path.is_file():
         raise UserError(f"no weights file at {str(path)!r}")
+    if path.name.endswith(INDEX):
+        for part in parts(path):
+            check(part)
+        return
     if path.suffix not in SUFFIXES:
         raise UserError(f"{str(path)!r} is no weights file; expected one of {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
@@ -35,6 +43,19 @@ def check(path: Path) -> None:
         _safetensors_header(path)
     else:
         _check_pickle(path)
+
+
+def parts(path: Path) -> list[Path]:
+    """The files that hold the tensors: `path` itself, or the shards that an index names, which must lie beside it."""
+    if not path.name.endswith(INDEX):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} is no index of shards: {' '.join(str(error).split())}") from error
+    if not names or not all(name.endswith(".safetensors") and Path(name).name == name for name in names):
+        raise UserError(f"{str(path)!r} names no safetensors shards beside it")
+    return [path.with_name(name) for name in names]
 
 
 def _safetensors_header(path: Path) -> dict[str, Any]:
@@ -97,37 +118,80 @@ def _globals_of(operations: list[tuple[Any, Any, Any]]) -> list[str]:
     return names
 
 
-def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The tensors of a weights file by name, and our own description of the model where the file carries one.
+@dataclass(frozen=True)
+class Contents:
+    """What a weights file holds."""
 
-    A dictionary of torch.hub's kind is looked into: the first of `model`, `state_dict`, `teacher`, `student` that
-    holds tensors. Raises UserError as `check` does, and when no tensors are found.
+    states: dict[str, dict[str, Any]]
+    """State dicts (tensors by name) by the entry they lie in, such as `model`, `teacher`; "" for the file itself."""
+    description: dict[str, Any] | None = None
+    """Our own description of the model, where the file carries one."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The training arguments beside the weights (an entry `args`)."""
+    others: tuple[str, ...] = ()
+    """Entries that hold no state dict, such as `optimizer`."""
+
+
+def read(path: Path) -> Contents:
+    """Read a weights file: safetensors, shards named in an index, or a torch checkpoint of nested dictionaries.
+
+    The tensors are private copies, read one at a time: no more memory than the file's size, and a file that changes
+    later changes nothing. Raises UserError as `check` does, and when there are no tensors by name.
     """
+    check(path)
+    if path.name.endswith(INDEX):
+        shards = [_read_safetensors(part)[0] for part in parts(path)]
+        return Contents({"": {name: tensor for shard in shards for name, tensor in shard.items()}})
+    if path.suffix == ".safetensors":
+        tensors, description = _read_safetensors(path)
+        return Contents({"": tensors}, description)
+    return _contents(_read_pickle(path), path)
+
+
+def _read_pickle(path: Path) -> Any:
+    """`torch.load` with weights only, and by name the harmless types that published files hold beside them."""
     import torch
 
-    check(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        # MAE's, DINO's and iBOT's files hold their arguments beside the weights: a plain record, harmless
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # unpickling reports damage as RuntimeError, EOFError, KeyError and UnpicklingError
-        lines = str(error).splitlines() or [type(error).__name__]
-        reason = next((line for line in lines if "Unsupported" in line), lines[0])
-        raise UserError(f"{str(path)!r} cannot be read as weights: {' '.join(reason.split())}") from error
-    return _tensors_in(loaded, path), None
+    with torch.serialization.safe_globals(_harmless_types()):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # unpickling reports damage as RuntimeError, EOFError, KeyError, UnpicklingError
+            lines = str(error).splitlines() or [type(error).__name__]
+            reason = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0])
+            raise UserError(f"{str(path)!r} cannot be read as weights: {' '.join(reason.split())}") from error
+
+
+def _harmless_types() -> list[Any]:
+    """Records of arguments, and NumPy's scalars: MAE's, DINO's, iBOT's, MoCo's and SimMIM's files hold them.
+
+    yacs' node is read as the dictionary that it is, without yacs.
+    """
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")]
+    return [
+        argparse.Namespace,
+        (OrderedDict, "yacs.config.CfgNode"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *dtypes,
+    ]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
-    metadata = _safetensors_header(path).get("__metadata__", {})
+    header = _safetensors_header(path)
     try:
-        described = metadata.get(_METADATA_KEY)
+        described = header.pop("__metadata__", {}).get(_METADATA_KEY)
         description = json.loads(described) if described else None
-        tensors = load_file(path)
+        tensors = {}
+        for name in header:
+            # opened anew for each: the pages of one mapping would stay in memory beside the copies
+            with safe_open(path, framework="pt") as file:
+                tensors[name] = file.get_tensor(name).clone()
     except (SafetensorError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{str(path)!r} is no readable safetensors file: {' '.join(str(error).split())}") from error
     if not tensors or not isinstance(description, dict | None):
@@ -135,24 +199,38 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None
     return tensors, description
 
 
-def _tensors_in(loaded: Any, path: Path) -> dict[str, Any]:
+def _contents(loaded: Any, path: Path) -> Contents:
+    """Find the state dicts in what a torch checkpoint held: the dictionary itself, or entries of it."""
+    entries = {str(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
+    states = {name: found for name, value in {"": entries, **entries}.items() if (found := _tensors_of(value))}
+    if not states:
+        raise UserError(f"{str(path)!r} holds no tensors by name, so it is no checkpoint")
+    settings = entries.get("args", {})
+    return Contents(
+        states,
+        settings=dict(settings) if isinstance(settings, dict) else dict(vars(settings)),
+        others=tuple(name for name, value in entries.items() if name not in states and not _is_tensor(value)),
+    )
+
+
+def _is_tensor(value: Any) -> bool:
     import torch
 
-    candidates = (
-        [loaded] + [loaded.get(key) for key in ("model", "state_dict", "teacher", "student")]
-        if isinstance(loaded, dict)
-        else []
-    )
-    for candidate in candidates:
-        if isinstance(candidate, dict):
-            tensors = {key: value for key, value in candidate.items() if isinstance(value, torch.Tensor)}
-            if tensors:
-                return tensors
-    raise UserError(f"{str(path)!r} holds no tensors by name, so it is no checkpoint")
+    return isinstance(value, torch.Tensor)
+
+
+def _tensors_of(value: Any) -> dict[str, Any]:
+    """The tensors of a dictionary by name, without the prefixes of parallel and compiled wrappers."""
+    items = value.items() if isinstance(value, dict) else ()
+    tensors = {name: tensor for name, tensor in items if isinstance(name, str) and _is_tensor(tensor)}
+    for wrapper in ("module.", "_orig_mod.", "module."):
+        if tensors and all(key.startswith(wrapper) for key in tensors):
+            tensors = {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}
+    return tensors
 
 
 def write_state(path: Path, tensors: dict[str, Any], description: dict[str, Any]) -> None:
-    """Write tensors to a safetensors file that carries `description` (see `read_state`).
+    """Write tensors to a safetensors file that carries `description` (see `read`).
 
     One entry of metadata: several would be written in a random order, and equal weights would differ in bytes.
     """

@@ -63,7 +63,7 @@ def load(run: Path, objective: Any, optimizer: torch.optim.Optimizer) -> int:
     if not last.is_file():
         return 0
     folder = run / "checkpoints" / last.read_text(encoding="utf-8").strip()
-    weights, _description = weights_file.read_state(folder / "model.safetensors")
+    weights = weights_file.read(folder / "model.safetensors").states[""]
     weights_file.check(folder / "state.pt")
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     try:

@@ -1,6 +1,6 @@
 """`kamim analyze`: one pass over the pictures, then metrics, figures and report."""
 
-from ..arguments import Parser, add_models_and_data, names, shared_settings
+from ..arguments import Parser, add_models_and_data, names, reading, shared_settings
 from ..plugins import check as check_name
 from ..plugins import names as plugin_names
 
@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> None:
     from ..model_spec import parse_all
 
     check_source(chosen.data)
-    models = parse_all(chosen.models)
+    models = parse_all(chosen.models, reading(chosen))
     output.check(chosen.out, overwrite=chosen.overwrite)
 
     from ..analyses._run import Request, analyze

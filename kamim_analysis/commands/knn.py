@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..arguments import Parser, add_models_and_data, numbers, shared_settings
+from ..arguments import Parser, add_models_and_data, numbers, reading, shared_settings
 from ..errors import UserError
 
 HELP = "classify frozen features by their nearest neighbours"
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> None:
     from ..model_spec import parse_all
 
     check_source(chosen.data)
-    models = parse_all(chosen.models)
+    models = parse_all(chosen.models, reading(chosen))
     output.check(chosen.out, overwrite=chosen.overwrite)
 
     from ..sampling import open_data

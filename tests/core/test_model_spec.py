@@ -69,7 +69,7 @@ def test_a_control_of_a_run_points_at_its_weights(run):
     ("text", "message"),
     [
         ("nowhere", "unknown model 'nowhere': no such file or directory; give a run directory"),
-        ("x=", "names no SPEC: give a run directory, a weights file, timm:NAME or random:NAME"),
+        ("x=", "names no SPEC: give a run directory, a weights file, .*timm:NAME, hf:OWNER/NAME or random:NAME"),
         ("", "names no SPEC"),
         (
             "timm:vit_tinny_patch16_224",

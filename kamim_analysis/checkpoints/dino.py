@@ -1,0 +1,16 @@
+"""DINO, iBOT and AttMask: full checkpoints, teacher or student with backbone and heads."""
+
+from dataclasses import replace
+
+from . import timm_vit
+from ._layout import Hints, Recognised, Rules, State, head_count
+
+BRANCHES = (("", "backbone."),)
+REQUIRED = timm_vit.REQUIRED
+RULES: Rules = timm_vit.RULES
+
+
+def convert(state: State, hints: Hints) -> Recognised:
+    """As timm's ViT, with the heads of the papers' ViT-T, S, B and L."""
+    heads, guess = head_count(state["pos_embed"].shape[-1], hints, {192: 3, 384: 6, 768: 12, 1024: 16})
+    return replace(timm_vit.convert(state, Hints(heads=heads)), announcements=guess)
