@@ -10,10 +10,12 @@ torch.Size([1, 3, 5, 5])
 torch.Size([1, 5, 192])
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
@@ -22,7 +24,10 @@ from torch import Tensor, nn
 from .encoders import anatomy
 from .errors import UserError
 from .models._anatomy import Anatomy, Block
+from .unrecorded import unrecorded_attention
 from .windows import positions, stitch_attention, stitch_tokens
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["attention", "tokens", "attention_input", "attention_output"]
 Layers = Literal["all"] | Sequence[int]
@@ -31,6 +36,8 @@ Sink = Callable[[Kind, int, Tensor], None]
 _ROW_SUM_TOLERANCE = 1e-2
 # stitched attention is mostly zeros and 16 times a window's size at Swin's first stage: hand over 128 MB at a time
 _STITCHED_ELEMENTS = 2**25
+# encoders looked through for attention that goes unrecorded: analyses record once a batch, and say so once
+_looked_through: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass
@@ -73,8 +80,11 @@ def record(
     Attention is what the `attn_drop` of each attention module puts out, so fused attention is switched off meanwhile,
     which changes outputs by rounding only. The flags and hooks are restored on leaving, also after an error.
 
+    Attention outside the blocks (CaiT's class attention) is not recorded, and logged as a warning once an encoder.
+
     Raises UserError for an unknown layer, a model of no known family, a site of which nothing was heard (no forward
-    pass, or an attention whose probabilities never pass through `attn_drop`), and rows that do not sum to one.
+    pass, or an attention whose probabilities never pass through `attn_drop`), rows that do not sum to one, and maps
+    that are not one for each head.
     """
     body = anatomy(encoder)
     recording = Recording(body)
@@ -92,6 +102,18 @@ def record(
             hooks.attach_embedding(stack, body.blocks[0])
         yield recording
     hooks.check_all_heard()
+    if chosen["attention"]:
+        _warn_of_unrecorded(encoder)
+
+
+def _warn_of_unrecorded(encoder: nn.Module) -> None:
+    if encoder in _looked_through:
+        return
+    _looked_through.add(encoder)
+    missing = unrecorded_attention(encoder)
+    if missing:
+        paths = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        log.warning("%s: %d attention modules are not recorded: %s", type(encoder).__name__, len(missing), paths)
 
 
 def _layers(wanted: Layers, body: Anatomy, *, least: int) -> set[int]:
@@ -208,7 +230,8 @@ def _check_rows(attention: Float[Tensor, "b h q k"], block: Block) -> None:
     """Attention must be probabilities over the tokens that the anatomy counts."""
     tokens = block.grid.area + block.prefix_tokens
     expected = tokens if block.window is None else block.window.size[0] * block.window.size[1]
-    if attention.ndim != 4 or attention.shape[-1] != expected:
+    # differential attention puts out two maps for a head, which it subtracts afterwards
+    if attention.ndim != 4 or attention.shape[1] != block.heads or attention.shape[-1] != expected:
         raise UserError(
             f"{block.attention}: attention of shape {tuple(attention.shape)}, expected [*, {block.heads}, {expected}, "
             f"{expected}] for a {block.grid.height}x{block.grid.width} grid and {block.prefix_tokens} prefix tokens"

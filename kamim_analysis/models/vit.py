@@ -21,7 +21,9 @@ def matches(model: nn.Module) -> bool:
     """Whether the model is a plain stack `blocks`, each with `attn`, on one grid of patches."""
     blocks = getattr(model, "blocks", None)
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    return isinstance(blocks, nn.Sequential | nn.ModuleList) and grid is not None and hasattr(blocks[0], "attn")
+    if grid is None or not hasattr(model, "num_prefix_tokens"):  # SAM's encoder has none: windows, heads in the batch
+        return False
+    return isinstance(blocks, nn.Sequential | nn.ModuleList) and hasattr(blocks[0], "attn")
 
 
 def describe(model: Any) -> Anatomy:
@@ -53,8 +55,13 @@ def describe(model: Any) -> Anatomy:
                 heads=int(block.attn.num_heads),
                 grid=grid,
                 patch_size=patch,
-                prefix_tokens=prefix,
+                prefix_tokens=0 if _sees_patches_only(model, block) else prefix,
             )
             for i, block in enumerate(model.blocks)
         ),
     )
+
+
+def _sees_patches_only(model: Any, block: Any) -> bool:
+    """Whether the cls token joins behind this block, as in ConViT's local blocks and all of CaiT's."""
+    return getattr(block, "use_gpsa", False) or hasattr(model, "blocks_token_only")
