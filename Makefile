@@ -2,13 +2,14 @@
 # make test    the whole test suite, notebooks included
 # make lint    ruff and mypy
 # make bench   ratios of speed and memory
+# make table   docs/RECORDER.md: what the recorder sees of every timm family
 # Each makes .venv and installs into it first, where that is not yet done.
 PYTHON ?= python3
 EXTRA ?= cpu
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(EXTRA)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench table clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,7 +34,10 @@ lint: $(INSTALLED)
 	cd build/wheel && unzip -q *.whl && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kamim_analysis
 
 bench: $(INSTALLED)
-	cd tests/benchmarks && for script in loading analyses memory; do ../../$(BIN)/python $$script.py || exit 1; done
+	cd tests/benchmarks && for script in loading analyses memory opening; do ../../$(BIN)/python $$script.py || exit 1; done
+
+table: $(INSTALLED)
+	$(BIN)/python tests/coverage/recorder_table.py
 
 clean:
 	rm -rf .venv build out

@@ -28,7 +28,7 @@ def report(
     absent = {name: module for name, module in modules.items() if name not in pictures}
     articles = [_figure(results, name, module, pictures[name]) for name, module in shown.items()]
     body = [
-        _section("numbers", "Key numbers", headline_table(results)),
+        _section("numbers", "Key numbers", headline_table(results) + _weights(results)),
         _section("figures", "Figures", "\n".join([_contents(shown), *articles])),
         _left_out(results, absent, tried),
         _section("all", "Everything", _all_numbers(results) + _manifest(results)),
@@ -72,6 +72,16 @@ def _resolutions(results: Results) -> str:
 
 def _section(anchor: str, title: str, content: str) -> str:
     return f'<section id="{anchor}">\n<h2>{title}</h2>\n{content}\n</section>'
+
+
+def _weights(results: Results) -> str:
+    """What had to be guessed, resized or left out to open a model: a reader should know it before the numbers."""
+    items = [
+        f"<li>{model_name(results, label)}: {escape(note)}</li>"
+        for label in results.models
+        for note in results.model(label).get("notes", ())
+    ]
+    return f"\n<h3>About the weights</h3>\n<ul>\n{chr(10).join(items)}\n</ul>" if items else ""
 
 
 def _contents(shown: Mapping[str, FigureModule]) -> str:

@@ -119,7 +119,7 @@ def _open_weights(spec: ModelSpec, image_size: int | None) -> OpenedModel:
     encoders.compute_buffers(encoder)
     _set_eps(encoder, recognised.layer_norm_eps)
     encoder.pretrained_cfg.update(source.pretrained_cfg)
-    provenance = {"source": spec.spec, "sha256": source.sha256, "format": source.layout, "notes": notes}
+    provenance = {"source": str(path), "sha256": source.sha256, "format": source.layout, "notes": notes}
     if source.branch:
         provenance["branch"] = source.branch
     opened = _opened(spec, encoder, provenance | source.description)

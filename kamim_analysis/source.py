@@ -53,6 +53,8 @@ def read_source(path: Path, reading: Reading) -> Source:
     """Read a weights file and find out what it is. Raises UserError as `weights_file.read` and `identify` do."""
     contents = weights_file.read(path)
     config, preprocessing = _configs(path)
+    if reading.branch and (contents.description is not None or "architecture" in config):
+        raise UserError(f"{str(path)!r} holds one encoder, not one called {reading.branch!r}; leave @ out")
     if contents.description is not None:
         return _ours(path, contents, contents.description)
     if "architecture" in config:

@@ -26,6 +26,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "image_size": [32, 48],
         "layers": 3,
         "skipped": {"reconstruction": "its weights hold no <mask> token"},
+        "notes": ["left out: <b>head</b>.weight"],
     },
 }
 CLASSES = ["cat", "<script>alert(1)</script>", "$x_1$ owl$"]

@@ -97,6 +97,13 @@ def test_controls_are_marked_and_missing_numbers_are_dashes(page: Page) -> None:
     assert page.text.count("—") == 4, "two models without reconstruction"
 
 
+def test_what_was_guessed_or_left_out_of_weights_is_said_before_the_numbers(page: Page, control_only: Results) -> None:
+    assert "left out: <b>head</b>.weight" in page.text
+    assert page.text.index("About the weights") < page.text.index("Figures")
+    draw_all(control_only.directory)
+    assert "About the weights" not in page_of(control_only.directory).text
+
+
 def test_all_means_over_heads_are_listed_and_no_single_head(page: Page, drawn: Results) -> None:
     count = int(drawn.metrics["head"].isna().sum())
     assert f"All {count} numbers" in page.text
