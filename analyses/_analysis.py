@@ -15,10 +15,11 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from kamim_analysis.models._anatomy import Anatomy, Block
 from kamim_analysis.reconstruction import MaskSettings, Reconstructs
-from kamim_analysis.results import Row
+from kamim_analysis.results import Row, Samples, rows_by_head, rows_of
 
-Site = Literal["patch_attention", "tokens", "attention_input", "attention_output"]
-"""What hooks hand over: `patch_attention` [B, heads, N, N] over patches, rows summing to one; the others [B, T, C]."""
+Site = Literal["attention", "patch_attention", "tokens", "attention_input", "attention_output", "after_attention"]
+"""What hooks hand over: `attention` [B, heads, T, T] over all tokens, `patch_attention` [B, heads, N, N] over patches,
+rows summing to one; the others [B, T, C]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,28 @@ class Batch:
 
 
 class Findings:
-    """Numbers with intervals, and arrays for what is not a number.
+    """The numbers of one analysis with their intervals, each image's own values, and arrays for what is not a number.
 
     No dataclass and no tuple: torchmetrics would walk through those, row by row.
     """
 
-    def __init__(self, rows: list[Row], arrays: dict[str, NDArray[Any]] | None = None) -> None:
-        self.rows, self.arrays = rows, arrays or {}
+    def __init__(self, analysis: str, arrays: dict[str, NDArray[Any]] | None = None) -> None:
+        self.analysis, self.arrays = analysis, arrays or {}
+        self.rows: list[Row] = []
+        #: [images] by analysis, statistic and layer: what a comparison of two models on the same images pairs
+        self.samples: Samples = {}
+
+    def add(self, statistic: str, values: NDArray[np.floating], layers: Sequence[int | None]) -> None:
+        """Each image's number at each layer, [images, layers]: their means with intervals become rows."""
+        self.rows += rows_of(self.analysis, statistic, values, layers=layers)
+        for i, layer in enumerate(layers):
+            self.samples[self.analysis, statistic, layer] = values[:, i].astype(np.float32)
+
+    def add_by_head(self, statistic: str, values: Sequence[NDArray[np.floating]]) -> None:
+        """Each image's number at each head, for layers 1, 2, ... [images, heads]: rows of heads and of their mean."""
+        self.rows += rows_by_head(self.analysis, statistic, values)
+        for layer, by_head in enumerate(values, start=1):
+            self.samples[self.analysis, statistic, layer] = by_head.mean(1).astype(np.float32)
 
 
 class Analysis(Metric, ABC):

@@ -66,16 +66,17 @@ def analyze(request: Request, out: Path) -> Unreadable:
     )
     rows: dict[str, list[results.Row]] = {}
     arrays: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
+    samples: dict[str, results.Samples] = {}
     entries = []
     for spec in request.models:
         opened = open_model(spec, request.image_size, seed=request.seed)
         outcome = _analyze_model(opened, data, request)
-        rows[spec.label] = outcome.rows
+        rows[spec.label], samples[spec.label] = outcome.rows, outcome.samples
         for file, named in outcome.arrays.items():
             arrays.setdefault(file, {})[spec.label] = named
         entries.append(model_entry(opened, outcome.skipped))
         del opened
-    results.write(out, manifest(data, entries, seed=request.seed, pooling=request.pooling), rows, arrays)
+    results.write(out, manifest(data, entries, seed=request.seed, pooling=request.pooling), rows, arrays, samples)
     return data.unreadable
 
 
@@ -106,7 +107,10 @@ def _analyze_model(opened: OpenedModel, data: ChosenPictures, request: Request) 
     total = -(-len(data.test_indices) // request.batch_size)
     for batch in track(batches, f"{opened.label}: images", total=total):
         suite.update(to_device(batch, device))
-    return suite.outcome()
+    outcome = suite.outcome()
+    shares = sorted(suite.shares().items(), key=lambda item: -item[1])
+    log.info("%s: time: %s", opened.label, ", ".join(f"{name} {share:.0%}" for name, share in shares))
+    return outcome
 
 
 def model_entry(opened: OpenedModel, skipped: dict[str, str]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import inspect
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -16,17 +18,20 @@ from kamim_analysis.attention import patch_attention
 from kamim_analysis.encoders import evaluating, pool
 from kamim_analysis.evaluation_set import ImageBatch
 from kamim_analysis.recorder import Kind, record
-from kamim_analysis.results import Row
+from kamim_analysis.results import Row, Samples
 
 from ._analysis import Analysis, Batch, Site, Subject
 
 log = logging.getLogger(__name__)
 PACKAGE = "kamim_analysis.analyses"
+_FORWARD = "forward pass"
 _RECORDED: dict[Site, Kind] = {
+    "attention": "attention",
     "patch_attention": "attention",
     "tokens": "tokens",
     "attention_input": "attention_input",
     "attention_output": "attention_output",
+    "after_attention": "after_attention",
 }
 
 
@@ -46,6 +51,7 @@ class Outcome:
 
     rows: list[Row] = field(default_factory=list)
     arrays: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    samples: Samples = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,12 +70,13 @@ class Suite:
                 log.info("%s: %s skipped: %s", subject.label, name, reason)
             else:
                 self.analyses[name] = cls(subject)
-        # which analyses each site's layer goes to
-        self._listeners: dict[tuple[Site, int], list[Analysis]] = {}
-        for analysis in self.analyses.values():
+        # names of the analyses that each site's layer goes to
+        self._listeners: dict[tuple[Site, int], list[str]] = {}
+        for name, analysis in self.analyses.items():
             for site in analysis.SITES:
                 for layer in analysis.layers_wanted(site):
-                    self._listeners.setdefault((site, layer), []).append(analysis)
+                    self._listeners.setdefault((site, layer), []).append(name)
+        self._seconds = dict.fromkeys([_FORWARD, *self.analyses], 0.0)
 
     @property
     def wants_bank(self) -> bool:
@@ -78,13 +85,17 @@ class Suite:
 
     def update(self, images: ImageBatch) -> None:
         """One forward pass with hooks, then close the batch."""
+        start, elsewhere = time.perf_counter(), sum(self._seconds.values())
         with evaluating(self.encoder):
             with record(self.encoder, **self._layers(), sink=self._dispatch):
                 tokens = self.encoder.forward_features(images.images)
             features = pool(tokens, self.subject.anatomy, self.subject.pooling)
             batch = Batch(images=images.images, labels=images.labels, indices=images.indices, features=features)
-            for analysis in self.analyses.values():
-                analysis.update(batch)
+            for name, analysis in self.analyses.items():
+                with self._clock(name):
+                    analysis.update(batch)
+        inside = sum(self._seconds.values()) - elsewhere
+        self._seconds[_FORWARD] += time.perf_counter() - start - inside
 
     def update_bank(self, batches: Iterable[ImageBatch]) -> None:
         """Features of training pictures, without hooks."""
@@ -98,25 +109,44 @@ class Suite:
     def outcome(self) -> Outcome:
         """Compute every analysis."""
         outcome = Outcome(skipped=self.skipped)
-        for analysis in self.analyses.values():
-            findings = analysis.compute()
+        for name, analysis in self.analyses.items():
+            with self._clock(name):
+                findings = analysis.compute()
             outcome.rows += findings.rows
+            outcome.samples |= findings.samples
             outcome.arrays.setdefault(analysis.FILE, {}).update(findings.arrays)
         return outcome
 
+    def shares(self) -> dict[str, float]:
+        """Each analysis's share of the time so far, and that of the forward passes; of the host's time on a GPU."""
+        whole = sum(self._seconds.values())
+        return {name: seconds / whole for name, seconds in self._seconds.items()} if whole else {}
+
+    @contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - start
+
     def _layers(self) -> dict[Kind, list[int]]:
-        wanted: dict[Kind, list[int]] = {kind: [] for kind in _RECORDED.values()}
+        wanted: dict[Kind, set[int]] = {kind: set() for kind in _RECORDED.values()}
         for site, layer in self._listeners:
-            wanted[_RECORDED[site]].append(layer)
-        return wanted
+            wanted[_RECORDED[site]].add(layer)
+        return {kind: sorted(layers) for kind, layers in wanted.items()}
 
     def _dispatch(self, kind: Kind, layer: int, values: Tensor) -> None:
         """From a hook to the analyses that want this site of this layer."""
-        site: Site = "patch_attention" if kind == "attention" else kind
-        if site == "patch_attention":
-            values = patch_attention(values, self.subject.block(layer).prefix_tokens)
-        for analysis in self._listeners[site, layer]:
-            analysis.observe(site, layer, values)
+        for site, recorded in _RECORDED.items():
+            listeners = self._listeners.get((site, layer), []) if recorded == kind else []
+            if not listeners:
+                continue
+            with self._clock(_FORWARD):  # shared by all that want it
+                seen = values
+                if site == "patch_attention":
+                    seen = patch_attention(values, self.subject.block(layer).prefix_tokens)
+            for name in listeners:
+                with self._clock(name):
+                    self.analyses[name].observe(site, layer, seen)
 
 
 def to_device(batch: ImageBatch, device: torch.device) -> ImageBatch:

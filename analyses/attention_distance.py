@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kamim_analysis.patches import pairwise_distance
-from kamim_analysis.results import rows_by_head
 from kamim_analysis.shapes import Grid, Size
 
 from ._analysis import Findings, PerImage, Site
@@ -48,4 +47,6 @@ class AttentionDistance(PerImage):
 
     def compute(self) -> Findings:
         """Pixels; rows `mean` for each layer and head."""
-        return Findings(rows_by_head("attention_distance", "mean", [self.values(key) for key in self.keys()]))
+        findings = Findings("attention_distance")
+        findings.add_by_head("mean", [self.values(key) for key in self.keys()])
+        return findings

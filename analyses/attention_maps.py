@@ -46,7 +46,8 @@ class AttentionMaps(Analysis):
 
     def compute(self) -> Findings:
         """Arrays `maps` [images, heads, N, N] and `pixels`, the pictures, uint8 [images, H, W, 3]."""
-        return Findings([], {name: self.collected(name)[:_IMAGES].numpy() for name in ("maps", "pixels")})
+        arrays = {name: self.collected(name)[:_IMAGES].numpy() for name in ("maps", "pixels")}
+        return Findings("attention_maps", arrays)
 
 
 def to_pixels(images: Tensor, subject: Subject) -> Tensor:

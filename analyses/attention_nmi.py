@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kamim_analysis.results import rows_by_head
-
 from ._analysis import Findings, PerImage, Site
 
 QUESTION = "Does what a patch attends to depend on where the patch is?"
@@ -48,4 +46,6 @@ class AttentionNMI(PerImage):
 
     def compute(self) -> Findings:
         """Rows `mean` for each layer and head."""
-        return Findings(rows_by_head("attention_nmi", "mean", [self.values(key) for key in self.keys()]))
+        findings = Findings("attention_nmi")
+        findings.add_by_head("mean", [self.values(key) for key in self.keys()])
+        return findings

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kamim_analysis.encoders import patch_tokens
-from kamim_analysis.results import rows_of
 from kamim_analysis.shapes import Grid
 
 from ._analysis import Findings, PerImage, Site
@@ -70,9 +69,8 @@ class Fourier(PerImage):
 
     def compute(self) -> Findings:
         """Rows `delta_log_amplitude`: the highest frequency on the diagonal against DC."""
-        rows = []
+        findings = Findings("fourier")
         for layer, key in enumerate(self.keys()):
             amplitude = self.values(key)
-            delta = amplitude[:, -1:] - amplitude[:, :1]
-            rows += rows_of("fourier", "delta_log_amplitude", delta, layers=[layer])
-        return Findings(rows)
+            findings.add("delta_log_amplitude", amplitude[:, -1:] - amplitude[:, :1], [layer])
+        return findings

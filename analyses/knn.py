@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from kamim_analysis.errors import UserError
 from kamim_analysis.results import Row, rows_of
 
-from ._analysis import Analysis, Batch, Findings, Subject
+from ._analysis import Analysis, Batch, Findings, Subject, as_array
 
 QUESTION = "Do images of one class lie together?"
 KS = (1, 10, 20, 100, 200)
@@ -119,10 +119,11 @@ class KNN(Analysis):
         bank_labels = None if bank is None else self.collected("bank_labels")
         available = len(features) - 1 if bank is None else len(bank)
         ks = self.ks or [k for k in KS if k <= available]
-        if not ks:
-            return Findings([])
-        correct = knn_correct(features, labels, bank, bank_labels, ks)
-        return Findings(accuracy_rows(correct, self.subject.layers))
+        findings = Findings("knn")
+        if ks:
+            for k, right in knn_correct(features, labels, bank, bank_labels, ks).items():
+                findings.add(f"top1_k{k}", as_array(right)[:, None], [self.subject.layers])
+        return findings
 
 
 def accuracy_rows(correct: dict[int, Tensor], layer: int) -> list[Row]:

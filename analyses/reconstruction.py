@@ -11,7 +11,7 @@ from torch import Tensor
 from kamim_analysis.bootstrap import mean_interval
 from kamim_analysis.masking.random_blocks import random_blocks
 from kamim_analysis.reconstruction import masked_l1, mean_colour_l1, pixel_mask
-from kamim_analysis.results import Row, rows_of
+from kamim_analysis.results import Row
 
 from ._analysis import Analysis, Batch, Findings, Subject, as_array
 from .attention_maps import to_pixels
@@ -141,16 +141,15 @@ class Reconstruction(Analysis):
 
     def compute(self) -> Findings:
         """Rows for both protocols; array `pixels` [images, 4, H, W, 3]: original, masked, predicted, pasted."""
-        rows: list[Row] = []
+        findings = Findings("reconstruction", {"pixels": self.collected("shown")[:_IMAGES].numpy()})
         l1, quality = as_array(self.collected("l1")), as_array(self.collected("quality"))
         for i, name in enumerate(("masked_l1", "mean_colour_l1")):
-            rows += rows_of("reconstruction", name, l1[:, i : i + 1], layers=[None])
+            findings.add(name, l1[:, i : i + 1], [None])
         for i, name in enumerate(Quality._fields):
-            rows += rows_of("reconstruction", name, quality[:, i : i + 1], layers=[None])
-        rows.append(self._reference_psnr())
-        ssim = as_array(self.collected("reference_ssim"))
-        rows += rows_of("reconstruction", "ssim_reference", ssim[:, None], layers=[None])
-        return Findings(rows, {"pixels": self.collected("shown")[:_IMAGES].numpy()})
+            findings.add(name, quality[:, i : i + 1], [None])
+        findings.rows.append(self._reference_psnr())
+        findings.add("ssim_reference", as_array(self.collected("reference_ssim"))[:, None], [None])
+        return findings
 
     def _reference_psnr(self) -> Row:
         """Pooled as torchmetrics does: of the mean squared error over all images, so the interval is of that."""

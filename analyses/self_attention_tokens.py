@@ -1,7 +1,7 @@
 """Tokens before and after self-attention: does attention gather or spread them? (KAMIM, figures 8 to 10)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from kamim_analysis.encoders import patch_tokens
-from kamim_analysis.results import rows_of
 
 from ._analysis import Batch, Findings, PerImage, Site, Subject
 
@@ -95,11 +94,11 @@ class SelfAttentionTokens(PerImage):
     def compute(self) -> Findings:
         """Rows `cosine_before`, `cosine_after`; planes `before{layer}`, `after{layer}` [16, N, 2], fitted together."""
         layers = range(1, self.subject.layers + 1)
-        rows = []
+        findings = Findings("self_attention_tokens")
         for when in ("before", "after"):
             values = np.stack([self.values(f"{when}{i}") for i in layers], axis=1)
-            rows += rows_of("self_attention_tokens", f"cosine_{when}", values, layers=list(layers))
-        arrays: dict[str, NDArray[Any]] = {}
+            findings.add(f"cosine_{when}", values, list(layers))
+        arrays = findings.arrays
         for i in self.shown_layers:
             before, after = (self.values(f"shown_{when}{i}")[: sum(SHOWN)] for when in ("before", "after"))
             # figure 8 shows one image, 9 two images, 10 all of them after attention: each has a plane of its own
@@ -108,4 +107,4 @@ class SelfAttentionTokens(PerImage):
             (arrays[f"all_after{i}"],) = principal_plane(after)
         arrays["self_attention_layers"] = np.array(self.shown_layers)
         arrays["self_attention_labels"] = self.collected("shown_labels")[: sum(SHOWN)].numpy()
-        return Findings(rows, arrays)
+        return findings

@@ -68,4 +68,4 @@ class TokenTSNE(Analysis):
         images, count, channels = tokens.shape
         plane = token_tsne(tokens.reshape(-1, channels), seed=self.subject.seed)
         labels = self.collected("labels")[:_IMAGES].numpy()
-        return Findings([], {"tsne": plane.reshape(images, count, 2), "tsne_labels": labels})
+        return Findings("token_tsne", {"tsne": plane.reshape(images, count, 2), "tsne_labels": labels})

@@ -29,7 +29,7 @@ from .windows import positions, stitch_attention, stitch_tokens
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["attention", "tokens", "attention_input", "attention_output"]
+Kind = Literal["attention", "tokens", "attention_input", "attention_output", "after_attention"]
 Layers = Literal["all"] | Sequence[int]
 Sink = Callable[[Kind, int, Tensor], None]
 # a softmax in bf16 leaves sums within about 2^-8 of one
@@ -53,6 +53,8 @@ class Recording:
     """What the attention module of block i is given: the block's input after its first norm."""
     attention_output: dict[int, Float[Tensor, "b t d"]] = field(default_factory=dict)
     """What the attention module of block i returns, after its projection and before the residual sum."""
+    after_attention: dict[int, Float[Tensor, "b t d"]] = field(default_factory=dict)
+    """The residual stream of block i between attention and MLP."""
 
     def keep(self, kind: Kind, layer: int, values: Tensor) -> None:
         """Store a tensor that a hook hands over."""
@@ -66,6 +68,7 @@ def record(
     tokens: Layers = "all",
     attention_input: Layers = (),
     attention_output: Layers = (),
+    after_attention: Layers = (),
     sink: Sink | None = None,
 ) -> Iterator[Recording]:
     """Record the forward passes made inside `with`; each pass replaces what the one before left.
@@ -94,6 +97,7 @@ def record(
         "tokens": _layers(tokens, body, least=0),
         "attention_input": _layers(attention_input, body, least=1),
         "attention_output": _layers(attention_output, body, least=1),
+        "after_attention": _layers(after_attention, body, least=1),
     }
     with ExitStack() as stack:
         for block in body.blocks:
@@ -146,9 +150,18 @@ class _Hooks:
             stack.callback(before.remove)
         if "attention_output" in kinds:
             self._attach_output(stack, attention, self._site("attention_output", block.layer, block.attention), block)
+        if "after_attention" in kinds:
+            self._attach_between(stack, block)
         if "tokens" in kinds:
             module = self.encoder.get_submodule(block.path)
             self._attach_output(stack, module, self._site("tokens", block.layer, block.path), None)
+
+    def _attach_between(self, stack: ExitStack, block: Block) -> None:
+        if block.mlp_norm is None:
+            raise UserError(f"{block.path} has no residual stream between attention and MLP to record")
+        hear = self._site("after_attention", block.layer, block.mlp_norm)
+        norm = self.encoder.get_submodule(block.mlp_norm)
+        stack.callback(norm.register_forward_pre_hook(lambda _m, inputs: hear(_flat(inputs[0]))).remove)
 
     def attach_embedding(self, stack: ExitStack, first: Block) -> None:
         """A hook on what enters the first block: layer 0."""

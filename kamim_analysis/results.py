@@ -19,6 +19,10 @@ from .output import MANIFEST
 
 COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images"]
 METRICS = "metrics.csv"
+_SAMPLES = "samples"
+
+Samples = dict[tuple[str, str, int | None], NDArray[np.float32]]
+"""Each image's own value, [images] in the order of the data, by analysis, statistic and layer (mean over heads)."""
 
 
 class Row(NamedTuple):
@@ -116,6 +120,14 @@ class Results:
         with np.load(path, allow_pickle=False) as archive:
             return {key.removeprefix(prefix): archive[key] for key in archive.files if key.startswith(prefix)}
 
+    def samples(self, label: str) -> Samples:
+        """Each image's own values of one model, for paired comparisons; empty in results of before they were kept."""
+        found: Samples = {}
+        for key, values in self.arrays(_SAMPLES, label).items():
+            analysis, statistic, layer = key.split(".")
+            found[analysis, statistic, int(layer) if layer else None] = values
+        return found
+
     def select(self, analysis: str, statistic: str | None = None, *, heads: bool = False) -> pd.DataFrame:
         """Rows of one analysis (and statistic): means over heads, or with `heads` those of single heads."""
         table = self.metrics
@@ -128,13 +140,22 @@ def write(
     manifest: dict[str, Any],
     rows: Mapping[str, Sequence[Row]],
     arrays: Mapping[str, Mapping[str, Mapping[str, NDArray[Any]]]],
+    samples: Mapping[str, Samples] | None = None,
 ) -> None:
-    """Write metrics.csv, the arrays and the manifest. `rows`: by label; `arrays`: by file, label and name."""
+    """Write metrics.csv, the arrays, each image's values and the manifest.
+
+    `rows` and `samples`: by label; `arrays`: by file, label and name.
+    """
     table = pd.DataFrame([(label, *row) for label, some in rows.items() for row in some], columns=COLUMNS)
     table = table.astype({"layer": "Int64", "head": "Int64"})
     table.to_csv(directory / METRICS, index=False)
     labels = [model["label"] for model in manifest["models"]]
-    for file, by_label in arrays.items():
+    flat = {
+        label: {f"{analysis}.{statistic}.{'' if layer is None else layer}": values
+                for (analysis, statistic, layer), values in some.items()}
+        for label, some in (samples or {}).items()
+    }  # fmt: skip
+    for file, by_label in [*arrays.items(), (_SAMPLES, flat)]:
         named = {f"{labels.index(label)}.{k}": v for label, some in by_label.items() for k, v in some.items()}
         if named:
             np.savez_compressed(directory / f"{file}.npz", **named)  # type: ignore[arg-type]

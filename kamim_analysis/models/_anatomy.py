@@ -28,6 +28,9 @@ class Block:
     """Pixels between the centres of neighbouring tokens."""
     prefix_tokens: int
     window: Window | None = None
+    mlp_norm: str | None = None
+    """Path of the norm before the MLP, whose input is the residual stream after attention; None in blocks that are not
+    of two steps with norms before them (post-norm, attention and MLP in parallel)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,8 @@ def describe(model: Any) -> Anatomy:
                     patch_size=Size(image.height // here.height, image.width // here.width),
                     prefix_tokens=0,
                     window=Window(tuple(block.window_size), tuple(block.shift_size)),
+                    # Swin V2 normalises behind attention and MLP
+                    mlp_norm=f"{path}.norm2" if type(block).__name__ == "SwinTransformerBlock" else None,
                 )
             )
     return Anatomy(

@@ -10,6 +10,8 @@ from ._anatomy import Anatomy, Block
 
 #: our words for a size on the left, timm's on the right
 _ARGUMENTS = {"width": "embed_dim", "depth": "depth", "heads": "num_heads", "patch_size": "patch_size"}
+#: timm's blocks that add attention(norm1(x)) and then mlp(norm2(x))
+_TWO_STEPS = ("Block", "EvaBlock", "RelPosBlock")
 
 
 def arguments(image_size: int, sizes: dict[str, int]) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def describe(model: Any) -> Anatomy:
                 grid=grid,
                 patch_size=patch,
                 prefix_tokens=0 if _sees_patches_only(model, block) else prefix,
+                mlp_norm=f"blocks.{i}.norm2" if type(block).__name__ in _TWO_STEPS else None,
             )
             for i, block in enumerate(model.blocks)
         ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from kamim_analysis.encoders import create
+from kamim_analysis.encoders import build, create
 from kamim_analysis.errors import UserError
 from kamim_analysis.recorder import record
 
@@ -328,3 +328,37 @@ def test_gradients_flow_through_a_recorded_pass(tiny_vit):
 def test_recording_without_a_forward_pass_is_an_error(tiny_vit):
     with pytest.raises(UserError, match="no forward pass reached it"), record(tiny_vit()):
         pass
+
+
+BETWEEN: list[tuple[str, dict[str, Any]]] = [
+    ("vit_tiny_patch16_224", {"reg_tokens": 2}),
+    ("vit_small_patch14_dinov2", {"img_size": 28, "init_values": 0.5}),
+    ("beit_base_patch16_224", {"init_values": 0.5}),
+    ("vit_small_patch16_dinov3", {"init_values": 0.5}),
+    ("vit_relpos_small_patch16_224", {}),
+    ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 4, "depths": (2, 2), "num_heads": (2, 4)}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), BETWEEN, ids=[name for name, _ in BETWEEN])
+@torch.no_grad()
+def test_between_attention_and_mlp_lies_what_the_mlp_s_branch_is_added_to(name, options):
+    small = {"img_size": 32, "embed_dim": 32} | ({} if "swin" in name else {"depth": 2, "num_heads": 2})
+    encoder = build(name, small | options).eval()
+    with record(encoder, attention=(), after_attention="all") as recording:
+        encoder(torch.randn(2, 3, *encoder.patch_embed.img_size))
+    for block in recording.anatomy.blocks:
+        module = encoder.get_submodule(block.path)
+        branch = module.mlp(module.norm2(recording.after_attention[block.layer]))
+        scale = next((getattr(module, n) for n in ("ls2", "gamma_2") if getattr(module, n, None) is not None), None)
+        branch = branch if scale is None else scale(branch) if isinstance(scale, torch.nn.Module) else scale * branch
+        expected = recording.after_attention[block.layer] + branch
+        torch.testing.assert_close(recording.tokens[block.layer], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["swinv2_tiny_window8_256", "vit_relpos_base_patch32_plus_rpn_256"])
+def test_a_block_that_normalises_behind_has_nothing_between(name):
+    encoder = build(name, {"img_size": 64} if "vit" in name else {"img_size": 64, "window_size": 2})
+    with pytest.raises(UserError, match="no residual stream between attention and MLP"):  # noqa: SIM117
+        with record(encoder, attention=(), tokens=(), after_attention=[1]):
+            pass
