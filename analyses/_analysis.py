@@ -30,6 +30,8 @@ class Subject:
     anatomy: Anatomy
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    encoder: Any = None
+    """The timm model, for analyses that need further passes."""
     masked_model: Reconstructs | None = None
     masking: MaskSettings = field(default_factory=MaskSettings)
     classes: int | None = None

@@ -91,6 +91,7 @@ def _analyze_model(opened: OpenedModel, data: ChosenPictures, request: Request) 
         anatomy=anatomy(opened.encoder),
         mean=tuple(transform["mean"]),
         std=tuple(transform["std"]),
+        encoder=opened.encoder,
         masked_model=opened.masked_model,
         masking=opened.masking,
         classes=data.classes,

@@ -45,6 +45,11 @@ def analysis_class(module: ModuleType) -> type[Analysis]:
     return found
 
 
+def usual() -> list[str]:
+    """Names of the analyses that run unless others are asked for: those that cost little."""
+    return [name for name, about in plugins.constants(PACKAGE).items() if about["BY_DEFAULT"]]
+
+
 @dataclass
 class Outcome:
     """What the analyses of one model found, and which did not run, with the reason."""
@@ -62,7 +67,7 @@ class Suite:
         self.encoder, self.subject = encoder, subject
         self.skipped: dict[str, str] = {}
         self.analyses: dict[str, Analysis] = {}
-        for name in names or plugins.names(PACKAGE):
+        for name in names or usual():
             cls = analysis_class(plugins.load(PACKAGE, name, "analysis"))
             reason = cls.unavailable(subject)
             if reason:

@@ -12,6 +12,13 @@ from kamim_analysis.shapes import Grid, Size
 from ._analysis import Findings, PerImage, Site
 
 QUESTION = "How far does each layer look?"
+HOW_TO_READ = (
+    "Higher: patches look farther, in pixels of the model's own input; uniform attention on 12 x 12 patches of 16 "
+    "px gives 99.8."
+)
+SOURCE = "Park et al., arXiv 2305.00729; KAMIM, figure 6"
+COST = "inside the hooks"
+BY_DEFAULT = True
 
 
 def attention_distance(

@@ -9,6 +9,10 @@ from torch import Tensor
 from ._analysis import Analysis, Batch, Findings, Site, Subject
 
 QUESTION = "What does a given patch attend to?"
+HOW_TO_READ = "Bright patches receive more of the centre patch's attention; 1 is uniform attention."
+SOURCE = "KAMIM, figure 5"
+COST = "inside the hooks, of a few pictures"
+BY_DEFAULT = True
 _IMAGES = 4
 
 

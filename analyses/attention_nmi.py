@@ -10,6 +10,10 @@ from torch import Tensor
 from ._analysis import Findings, PerImage, Site
 
 QUESTION = "Does what a patch attends to depend on where the patch is?"
+HOW_TO_READ = "0: all patches of a picture attend alike, wherever they are; 1: each attends to one patch of its own."
+SOURCE = "Park et al., arXiv 2305.00729; KAMIM, figure 7"
+COST = "inside the hooks"
+BY_DEFAULT = True
 
 
 def attention_nmi(attention: Float[Tensor, "b h n n"]) -> Float[Tensor, "b h"]:

@@ -14,6 +14,10 @@ from kamim_analysis.shapes import Grid
 from ._analysis import Findings, PerImage, Site
 
 QUESTION = "Does a layer carry fine detail or broad patches of the picture?"
+HOW_TO_READ = "Lower: less fine spatial detail in the tokens of that layer, relative to their mean over the picture."
+SOURCE = "Park and Kim, arXiv 2202.06709; KAMIM, figure 4"
+COST = "inside the hooks"
+BY_DEFAULT = True
 
 
 @lru_cache(maxsize=64)

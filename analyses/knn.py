@@ -16,6 +16,10 @@ from kamim_analysis.results import Row, rows_of
 from ._analysis import Analysis, Batch, Findings, Subject, as_array
 
 QUESTION = "Do images of one class lie together?"
+HOW_TO_READ = "Share of pictures whose nearest neighbours in feature space vote for their own class."
+SOURCE = "Caron et al., arXiv 2104.14294; AttMask, table 1"
+COST = "one feature a picture, and one pass over the training split where there is one"
+BY_DEFAULT = True
 KS = (1, 10, 20, 100, 200)
 TEMPERATURE = 0.07
 

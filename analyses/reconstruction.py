@@ -17,6 +17,10 @@ from ._analysis import Analysis, Batch, Findings, Subject, as_array
 from .attention_maps import to_pixels
 
 QUESTION = "How well are hidden pixels predicted?"
+HOW_TO_READ = "Masked L1 below that of the mean colour: hidden pixels are predicted. PSNR and SSIM: higher is better."
+SOURCE = "KAMIM, figure 2 and section 5.1"
+COST = "two further forward passes a picture"
+BY_DEFAULT = True
 _IMAGES = 4
 # KAMIM's notebook masks 0.4 of the units, although the models were trained with 0.6
 _REFERENCE_RATIO = 0.4

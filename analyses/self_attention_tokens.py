@@ -14,6 +14,10 @@ from kamim_analysis.encoders import patch_tokens
 from ._analysis import Batch, Findings, PerImage, Site, Subject
 
 QUESTION = "Does self-attention gather the tokens of an image or spread them?"
+HOW_TO_READ = "Cosine after above cosine before: self-attention makes the tokens of a picture more alike."
+SOURCE = "KAMIM, figures 8 to 10"
+COST = "inside the hooks"
+BY_DEFAULT = True
 #: pictures whose tokens are kept for figures 8 to 10: 6, 6 and 4 of three classes
 SHOWN = (6, 6, 4)
 

@@ -12,6 +12,10 @@ from kamim_analysis.encoders import patch_tokens
 from ._analysis import Analysis, Batch, Findings, Site, Subject
 
 QUESTION = "Do the patch tokens of one class lie together?"
+HOW_TO_READ = "Neighbours in the plane have similar tokens; sizes of clusters and distances between them mean nothing."
+SOURCE = "KAMIM, figure 3"
+COST = "t-SNE of the tokens of a few pictures"
+BY_DEFAULT = True
 _IMAGES = 6
 _PERPLEXITY, _ITERATIONS = 20, 1000
 

@@ -2,11 +2,14 @@
 
 import ast
 import pkgutil
+from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .errors import UserError
 
@@ -29,14 +32,30 @@ def summaries(package: str) -> dict[str, str]:
     >>> list(summaries("kamim_analysis.masking"))
     ['random_blocks']
     """
-    found = {}
-    for name in names(package):
-        spec = find_spec(f"{package}.{name}")
-        assert spec is not None
-        assert spec.origin is not None
-        documented = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-        found[name] = documented.split("\n")[0]
-    return found
+    return {name: (ast.get_docstring(_parsed(package, name)) or "").split("\n")[0] for name in names(package)}
+
+
+def constants(package: str) -> dict[str, dict[str, Any]]:
+    """The constants in capitals that each plug-in sets to a literal, by plug-in and name, without importing any.
+
+    >>> constants("kamim_analysis.analyses")["knn"]["QUESTION"]
+    'Do images of one class lie together?'
+    """
+    return {name: dict(_literals(_parsed(package, name))) for name in names(package)}
+
+
+def _parsed(package: str, name: str) -> ast.Module:
+    spec = find_spec(f"{package}.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _literals(module: ast.Module) -> Iterator[tuple[str, Any]]:
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+            with suppress(ValueError):
+                yield node.targets[0].id, ast.literal_eval(node.value)
 
 
 def check(name: str, available: list[str], kind: str) -> str:

@@ -2,20 +2,29 @@
 
 from ..arguments import Parser, add_models_and_data, names, reading, shared_settings
 from ..plugins import check as check_name
-from ..plugins import names as plugin_names
+from ..plugins import constants
 
 HELP = "analyse models on the same pictures and draw the figures"
 
 
 def run(arguments: list[str]) -> None:
     """Check the command, analyse, draw, and put the results in place."""
-    available = plugin_names("kamim_analysis.analyses")
+    available = constants("kamim_analysis.analyses")
+    usual = [name for name, about in available.items() if about["BY_DEFAULT"]]
     parser = Parser("analyze", f"{HELP}. Writes metrics.csv, arrays, manifest.json, figures/ and report.html.")
     add_models_and_data(parser, images=512)
-    parser.add_argument("--analyses", type=names, metavar="A,B", help=f"default: all of {', '.join(available)}")
+    parser.add_argument(
+        "--analyses",
+        type=names,
+        metavar="A,B",
+        default=usual,
+        help="names that kamim analyses tells, or all (default: those that cost little)",
+    )
     chosen = parser.parse_args(arguments)
-    for name in chosen.analyses or ():
-        check_name(name, available, "analysis")
+    if chosen.analyses == ["all"]:
+        chosen.analyses = list(available)
+    for name in chosen.analyses:
+        check_name(name, sorted(available), "analysis")
 
     from .. import output
     from ..data import check_source
