@@ -92,9 +92,14 @@ def add_models_and_data(parser: Parser, *, images: int | None) -> None:
     )  # fmt: skip
 
 
+def add_heads(parser: Parser) -> None:
+    """The head count, which no weights file's shapes tell."""
+    parser.add_argument("--heads", type=whole_number(1), help="head count of weights files that do not tell it")
+
+
 def add_reading(parser: Parser) -> None:
     """How weights files are to be read where their keys and shapes leave a choice."""
-    parser.add_argument("--heads", type=whole_number(1), help="head count of weights files that do not tell it")
+    add_heads(parser)
     parser.add_argument(
         "--format", help="layout of a weights file that fits several (kamim models lists them)", metavar="NAME"
     )

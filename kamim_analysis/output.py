@@ -1,7 +1,7 @@
 """Output directories that appear whole or not at all."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,15 +10,22 @@ from .errors import UserError
 MANIFEST = "manifest.json"
 
 
-def check(out: Path, *, overwrite: bool) -> None:
-    """Raise UserError unless `out` can be written: absent, empty, or earlier results that may be replaced."""
+def holds_results(folder: Path) -> bool:
+    """Whether an analysis was written there."""
+    return (folder / MANIFEST).is_file()
+
+
+def check(out: Path, *, overwrite: bool, earlier: Callable[[Path], bool] = holds_results) -> None:
+    """Raise UserError unless `out` can be written: absent, empty, or `earlier` output that may be replaced."""
+    if out.name in ("", ".."):
+        raise UserError(f"output {str(out)!r} cannot be put in place whole; give the directory by its name")
     if not out.exists():
         return
     if not out.is_dir():
         raise UserError(f"output {str(out)!r} is a file; give a directory")
     if not any(out.iterdir()):
         return
-    if not (out / MANIFEST).is_file():
+    if not earlier(out):
         raise UserError(f"output directory {str(out)!r} holds other files; give a new or empty one")
     if not overwrite:
         raise UserError(f"output directory {str(out)!r} already holds another run; give a new one, or add --overwrite")

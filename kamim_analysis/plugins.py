@@ -4,7 +4,7 @@ import ast
 import pkgutil
 from collections.abc import Iterator
 from contextlib import suppress
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,8 +68,14 @@ def check(name: str, available: list[str], kind: str) -> str:
 
 
 def nearest(name: str, available: list[str]) -> str | None:
-    """The available name most like `name`, or None where none is."""
-    return next(iter(get_close_matches(name, available, n=1)), None)
+    """The available name most like `name`, or None where none is; of several as like, one of the same length.
+
+    >>> nearest("analyse", ["analyses", "analyze"])
+    'analyze'
+    """
+    like = {one: SequenceMatcher(None, name, one).ratio() for one in get_close_matches(name, available)}
+    best = [one for one in like if like[one] > max(like.values()) - 0.1]
+    return min(best, key=lambda one: (len(one) != len(name), -like[one]), default=None)
 
 
 def load(package: str, name: str, kind: str) -> ModuleType:

@@ -17,8 +17,10 @@ from .reconstruction import MEAN, STD
 from .timm_names import check_architecture
 from .weights_file import Contents
 
-#: the name that the manifest gives to our own files
+#: the name that the manifest gives to our own files, and under which `kamim export` adds to another library's config
 OURS = "kamim"
+# of what it adds, that which the opened model should know again
+_ADDED = ("masking", "step", "version", "layer_norm_eps")
 # layouts that many share, so that the weights' own normalisation is a guess
 _ANY_ORIGIN = ("timm_vit", "timm_swin", "huggingface_vit", "huggingface_swin")
 # Pillow's numbers of filters, as preprocessor_config.json has them
@@ -70,6 +72,7 @@ def read_source(path: Path, reading: Reading) -> Source:
         notes=(*found.notes, *guess),
         sha256=_sha256(path),
         pretrained_cfg=cfg,
+        description=_added(config),
     )
 
 
@@ -97,14 +100,23 @@ def _timm_hub(path: Path, contents: Contents, config: Mapping[str, Any]) -> Sour
     """A directory of timm's layout on the hub: its config names the architecture."""
     (state,) = contents.states.values()
     classifier = sorted(key for key in state if key.split(".")[0] in ("head", "head_dist"))
+    added = _added(config)
     recognised = Recognised(
         architecture=check_architecture(config["architecture"]),
-        model_args=dict(config.get("model_args") or {}),
+        # timm's own `save_for_hf` counts the classes among the arguments; encoders are built without classifier
+        model_args={k: v for k, v in (config.get("model_args") or {}).items() if k != "num_classes"},
         encoder={key: value for key, value in state.items() if key not in classifier},
+        layer_norm_eps=added.get("layer_norm_eps"),
     )
     notes = (f"left out: {', '.join(classifier)}",) if classifier else ()
     return Source(path=path, layout="timm_hub", branch="", recognised=recognised, notes=notes, sha256=_sha256(path),
-                  pretrained_cfg=dict(config.get("pretrained_cfg") or {}))  # fmt: skip
+                  pretrained_cfg=dict(config.get("pretrained_cfg") or {}), description=added)  # fmt: skip
+
+
+def _added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `kamim export` noted of the model in another library's config; empty for a config of other origin."""
+    noted = config.get(OURS)
+    return {key: noted[key] for key in _ADDED if key in noted} if isinstance(noted, dict) else {}
 
 
 def _configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -127,7 +139,7 @@ def _evaluation(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The evaluation transform, from the hub's preprocessing where there is one, else ImageNet's mean and deviation.
 
-    The whole picture is shown, not a centre crop: crop percentage 1.
+    The whole picture is shown, not a centre crop: crop percentage 1, unless the preprocessing names another.
     """
     cfg: dict[str, Any] = {"mean": MEAN, "std": STD, "crop_pct": 1.0, "interpolation": "bicubic"}
     size = recognised.model_args.get("img_size")
@@ -135,7 +147,10 @@ def _evaluation(
         cfg["input_size"] = (3, size, size)
     if {"image_mean", "image_std"} <= preprocessing.keys():
         cfg |= {"mean": tuple(preprocessing["image_mean"]), "std": tuple(preprocessing["image_std"])}
+        if preprocessing.get("do_normalize") is False:
+            cfg |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
         cfg["interpolation"] = _INTERPOLATIONS.get(preprocessing.get("resample", 3), "bicubic")
+        cfg |= {key: preprocessing[key] for key in ("crop_pct", "crop_mode") if preprocessing.get(key)}
         return cfg, ()
     return cfg, () if known_origin else ("mean and deviation are not in the weights: taken as ImageNet's",)
 

@@ -237,4 +237,8 @@ def write_state(path: Path, tensors: dict[str, Any], description: dict[str, Any]
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    readable = path.stat().st_mode
     save_file(contiguous, path, metadata={_METADATA_KEY: json.dumps(description)})
+    # safetensors makes files that nobody else may read, whatever the user's mask says
+    path.chmod(readable)
