@@ -23,6 +23,8 @@ from .timm_names import SHORT_NAMES
 
 log = logging.getLogger(__name__)
 
+_OWN_EPS = ("patch_embed.norm", "downsample.norm")
+
 
 @dataclass
 class OpenedModel:
@@ -148,9 +150,12 @@ def _resized(recognised: Recognised, stored: object, asked: int | None) -> list[
 
 
 def _set_eps(encoder: nn.Module, eps: float | None) -> None:
-    """The LayerNorms' epsilon, which belongs to the weights' function but is no argument of every timm model."""
-    for module in encoder.modules():
-        if eps is not None and isinstance(module, nn.LayerNorm):
+    """The LayerNorms' epsilon, which belongs to the weights' function but is no argument of every timm model.
+
+    Those of Swin's embedding and of its merged patches have torch's own, as in transformers, whatever the blocks have.
+    """
+    for path, module in encoder.named_modules():
+        if eps is not None and isinstance(module, nn.LayerNorm) and not path.endswith(_OWN_EPS):
             module.eps = eps
 
 

@@ -93,11 +93,16 @@ def _candidates(states: dict[str, State], only: str | None) -> Iterator[_Candida
 
 
 def _under(state: State, prefix: str, others: list[str]) -> State:
-    """The encoder below a prefix, with what lies outside of all the layout's encoders; empty if there is none."""
+    """The encoder below a prefix, with what lies outside of all the layout's encoders; empty if there is none.
+
+    What would have an encoder's key without its prefix is marked: `../norm.weight` beside `encoder.norm.weight`.
+    """
     if not any(key.startswith(prefix) for key in state):
         return {}
     elsewhere = tuple(other for other in others if other and not prefix.startswith(other)) if prefix else ()
-    return {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(elsewhere)}
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    outside = {key: value for key, value in state.items() if not key.startswith((prefix, *elsewhere))}
+    return inside | {f"../{key}" if key in inside else key: value for key, value in outside.items()}
 
 
 def _choose(branches: tuple[str, ...], wanted: str | None, source: str) -> str:

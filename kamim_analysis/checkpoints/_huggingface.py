@@ -1,9 +1,12 @@
 """What the layouts of transformers share: names of blocks, old and new, and projections that timm fuses."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from ..errors import UserError
-from ._layout import Hints, Rules, State
+from ._layout import Hints, Recognised, Rules, State
 
 # `encoder.layer.0` in files, `layers.0` or `model.layer.0` in the modules of transformers 5
 _BLOCK = r"(?:encoder\.layer|layers|model\.layer|layer)\.(\d+)\."
@@ -34,18 +37,30 @@ def embedding_rules() -> Rules:
     ]
 
 
+def joined(state: State, parts: Sequence[str], whole: str) -> State:
+    """The weights `parts` of each block, one below the other, as `whole`. Raises UserError where one is missing."""
+    joining = dict(state)
+    for first in state:
+        if f".{parts[0]}." not in first:
+            continue
+        keys = [first.replace(f".{parts[0]}.", f".{part}.") for part in parts]
+        absent = [key for key in keys if key not in state]
+        if absent:
+            raise UserError(f"the weights have {first} but lack {', '.join(absent)}")
+        joining[first.replace(f".{parts[0]}.", f".{whole}.")] = torch.cat([joining.pop(key) for key in keys])
+    return joining
+
+
 def fused(state: State) -> State:
     """`attn.q`, `attn.k`, `attn.v` of each block as timm's `attn.qkv`. Raises UserError where one is missing."""
-    fusing = dict(state)
-    for key in state:
-        if ".attn.q." not in key:
-            continue
-        parts = [key.replace(".attn.q.", f".attn.{name}.") for name in "qkv"]
-        absent = [part for part in parts if part not in fusing]
-        if absent:
-            raise UserError(f"the weights have {key.replace('.attn.q.', ' query ')} but lack {', '.join(absent)}")
-        fusing[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([fusing.pop(part) for part in parts])
-    return fusing
+    return joined(state, ("attn.q", "attn.k", "attn.v"), "attn.qkv")
+
+
+def fused_without_key_bias(state: State) -> State:
+    """As `fused`, where the keys have no bias: those of query and value stay apart, as timm has them."""
+    biases = {key: value for key, value in state.items() if key.endswith((".attn.q.bias", ".attn.v.bias"))}
+    rest = {key: value for key, value in state.items() if key not in biases}
+    return fused(rest) | {key.replace(".bias", "_bias"): value for key, value in biases.items()}
 
 
 def layer_norm_eps(hints: Hints, default: float) -> float:
@@ -53,8 +68,16 @@ def layer_norm_eps(hints: Hints, default: float) -> float:
     return float(hints.config.get("layer_norm_eps", default))
 
 
-def check_activation(hints: Hints) -> None:
-    """Raise UserError for a config whose activation is not the exact GELU of the timm models."""
-    activation = hints.config.get("hidden_act", _GELU)
-    if activation != _GELU:
-        raise UserError(f"config.json asks for the activation {activation!r}; only {_GELU!r} is known for this layout")
+def check_activation(hints: Hints, known: str = _GELU) -> None:
+    """Raise UserError for a config whose activation is not that of the timm model, by default the exact GELU."""
+    activation = hints.config.get("hidden_act", known)
+    if activation != known:
+        raise UserError(f"config.json asks for the activation {activation!r}; only {known!r} is known for this layout")
+
+
+def with_linear_head(recognised: Recognised, head: State) -> Recognised:
+    """With SimMIM's head and mask token; one without the other is of no use, left out and announced."""
+    if head.keys() >= {"decoder.0.weight", "mask_token"}:
+        return replace(recognised, decoder=head | {"mask_token": head["mask_token"].flatten()})
+    notes = (f"left out, since head and mask token are not both there: {', '.join(head)}",) if head else ()
+    return replace(recognised, announcements=(*recognised.announcements, *notes))

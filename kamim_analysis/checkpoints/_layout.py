@@ -61,7 +61,7 @@ class Renamed:
 
 
 def rename(state: State, rules: Rules) -> Renamed:
-    """Apply the first rule that matches each whole key."""
+    """Apply the first rule that matches each whole key. Of two keys that become one, the second counts as unknown."""
     renamed = Renamed({}, [], [])
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
     for key, value in state.items():
@@ -73,13 +73,34 @@ def rename(state: State, rules: Rules) -> Renamed:
         elif replacement is SET_ASIDE:
             renamed.aside.append(key)
         elif replacement != COMPUTED:
-            renamed.state[match.expand(replacement)] = value
+            name = match.expand(replacement)
+            if name in renamed.state:
+                renamed.unknown.append(key)
+            renamed.state.setdefault(name, value)
     return renamed
 
 
 def lacking(state: State, required: Sequence[str]) -> list[str]:
     """Requirements that no key meets; alternatives within one are joined by ` or `."""
     return [one for one in required if not any(key in state for key in one.split(" or "))]
+
+
+def shape_of(state: State, key: str, axes: int) -> tuple[int, ...]:
+    """The shape of a weight from which the architecture is read. Raises UserError for a missing or odd one."""
+    if key not in state:
+        raise UserError(f"the weights lack {key}")
+    shape = tuple(state[key].shape)
+    if len(shape) != axes:
+        raise UserError(f"{key} has shape {list(shape)}, where {axes} axes are expected")
+    return shape
+
+
+def patch_embedding(state: State) -> tuple[int, int]:
+    """Width and patch size. Raises UserError unless the embedding is a convolution over square patches."""
+    width, _colours, height, patch = shape_of(state, "patch_embed.proj.weight", 4)
+    if height != patch:
+        raise UserError(f"patches of {height}x{patch} px are not square; only square ones are known")
+    return width, patch
 
 
 def depth(state: State, prefix: str) -> int:

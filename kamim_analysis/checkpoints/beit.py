@@ -6,7 +6,19 @@ Relative positions, biases of query and value only.
 import math
 
 from ..errors import UserError
-from ._layout import COMPUTED, SET_ASIDE, Hints, Recognised, Rules, State, depth, mlp_ratio, square_side
+from ._layout import (
+    COMPUTED,
+    SET_ASIDE,
+    Hints,
+    Recognised,
+    Rules,
+    State,
+    depth,
+    mlp_ratio,
+    patch_embedding,
+    shape_of,
+    square_side,
+)
 from ._layout import head_count as count_heads
 
 REQUIRED = (
@@ -30,7 +42,7 @@ _CLS_DISTANCES = 3
 
 def convert(state: State, hints: Hints) -> Recognised:
     """Read the architecture off the shapes; a relative position bias tells the head count too."""
-    width, _colours, patch, _ = state["patch_embed.proj.weight"].shape
+    width, patch = patch_embedding(state)
     heads, guess = _heads(state, width, hints)
     whole = any(key.startswith("norm.") for key in state)
     return Recognised(
@@ -41,11 +53,12 @@ def convert(state: State, hints: Hints) -> Recognised:
             "embed_dim": width,
             "depth": depth(state, "blocks."),
             "num_heads": heads,
-            "mlp_ratio": mlp_ratio(state["blocks.0.mlp.fc1.weight"].shape[0], width),
+            "mlp_ratio": mlp_ratio(shape_of(state, "blocks.0.mlp.fc1.weight", 2)[0], width),
             "qkv_bias": "blocks.0.attn.q_bias" in state,
-            "init_values": 0.1 if "blocks.0.gamma_1" in state else None,
+            # zero for none: timm takes None for "not said", and its own 0.1
+            "init_values": 0.1 if "blocks.0.gamma_1" in state else 0.0,
             "use_abs_pos_emb": "pos_embed" in state,
-            "use_rel_pos_bias": "blocks.0.attn.relative_position_bias_table" in state,
+            "use_rel_pos_bias": any(key.startswith("blocks.") for key in _tables(state)),
             "use_shared_rel_pos_bias": "rel_pos_bias.relative_position_bias_table" in state,
             "global_pool": "token" if whole else "avg",
             "use_fc_norm": not whole,
@@ -62,20 +75,26 @@ def _tables(state: State) -> list[str]:
 def _heads(state: State, width: int, hints: Hints) -> tuple[int, tuple[str, ...]]:
     tables = _tables(state)
     if tables:
-        return state[tables[0]].shape[1], ()
+        return shape_of(state, tables[0], 2)[1], ()
     return count_heads(width, hints, {192: 3, 384: 6, 768: 12, 1024: 16})
 
 
 def _side(state: State) -> int:
-    """Patches along a side of the grid, from the absolute or the relative positions."""
+    """Patches along a side of the grid, from the absolute or the relative positions.
+
+    timm resamples tables of another grid without a word. Raises UserError for those.
+    """
+    tables = _tables(state)
     if "pos_embed" in state:
-        side = square_side(state["pos_embed"].shape[1] - 1)
+        side = square_side(shape_of(state, "pos_embed", 3)[1] - 1)
     else:
-        tables = _tables(state)
         distances = math.isqrt(state[tables[0]].shape[0] - _CLS_DISTANCES) if tables else 0
         side = (distances + 1) // 2 or None
     if side is None:
         raise UserError("neither absolute nor relative positions tell a square grid of patches")
+    for table in tables:
+        if shape_of(state, table, 2)[0] != (2 * side - 1) ** 2 + _CLS_DISTANCES:
+            raise UserError(f"{table} is not that of a grid of {side}x{side} patches, as the others are")
     return side
 
 

@@ -3,6 +3,7 @@
 from ..errors import UserError
 from ._layout import Hints, Recognised, Rules, State
 
+BRANCHES = (("", "backbone."), ("", ""))
 REQUIRED = ("encoder.blocks.0.residual1.fn.q_proj.weight", "registers")
 RULES: Rules = ((r"(.+)", r"\1"),)
 

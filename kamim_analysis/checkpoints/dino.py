@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from . import timm_vit
-from ._layout import Hints, Recognised, Rules, State, head_count
+from ._layout import Hints, Recognised, Rules, State, head_count, shape_of
 
 BRANCHES = (("", "backbone."),)
 REQUIRED = timm_vit.REQUIRED
@@ -12,5 +12,5 @@ RULES: Rules = timm_vit.RULES
 
 def convert(state: State, hints: Hints) -> Recognised:
     """As timm's ViT, with the heads of the papers' ViT-T, S, B and L."""
-    heads, guess = head_count(state["pos_embed"].shape[-1], hints, {192: 3, 384: 6, 768: 12, 1024: 16})
+    heads, guess = head_count(shape_of(state, "pos_embed", 3)[-1], hints, {192: 3, 384: 6, 768: 12, 1024: 16})
     return replace(timm_vit.convert(state, Hints(heads=heads)), announcements=guess)

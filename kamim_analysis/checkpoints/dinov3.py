@@ -3,7 +3,18 @@
 import torch
 
 from ..errors import UserError
-from ._layout import COMPUTED, SET_ASIDE, Hints, Recognised, Rules, State, depth, head_count, mlp_ratio
+from ._layout import (
+    SET_ASIDE,
+    Hints,
+    Recognised,
+    Rules,
+    State,
+    depth,
+    head_count,
+    mlp_ratio,
+    patch_embedding,
+    shape_of,
+)
 
 BRANCHES = (("teacher", "teacher.backbone."), ("student", "student.backbone."), ("", "backbone."), ("", ""))
 REQUIRED = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "storage_tokens or reg_token",
@@ -14,13 +25,14 @@ RULES: Rules = (
     (r"rope_embed\.periods", "periods"),
     (r"((?:patch_embed\.proj|norm)\.(?:weight|bias))", r"\1"),
     (r"(blocks\.\d+\.(?:norm1|norm2|attn\.proj|mlp\.(?:fc1|fc2|fc1_g|fc1_x))\.(?:weight|bias))", r"\1"),
-    (r"(blocks\.\d+\.attn\.(?:qkv\.(?:weight|bias)|q_bias|v_bias))", r"\1"),
+    (r"(blocks\.\d+\.attn\.(?:qkv\.(?:weight|bias|bias_mask)|q_bias|v_bias))", r"\1"),
     (r"(blocks\.\d+\.)(?:ls([12])\.gamma|gamma_([12]))", r"\1gamma_\2\3"),
     (r"(blocks\.\d+\.mlp\.)w1\.(weight|bias)", r"\1fc1_g.\2"),
     (r"(blocks\.\d+\.mlp\.)w2\.(weight|bias)", r"\1fc1_x.\2"),
     (r"(blocks\.\d+\.mlp\.)w3\.(weight|bias)", r"\1fc2.\2"),
-    (r"blocks\.\d+\.attn\.qkv\.bias_mask", COMPUTED),
-    (r"mask_token|(?:local_)?cls_norm\..+|(?:dino|ibot)_head\..+", SET_ASIDE),
+    # the norm of cls in small crops, which are for training only; a `cls_norm` would be for all, and is not published
+    (r"mask_token|local_cls_norm\..+", SET_ASIDE),
+    (r"(?:(?:student|teacher)\.)?(?:dino|ibot)_head\..+|(?:dino|ibot)_(?:patch_)?loss\..+", SET_ASIDE),
 )
 #: the published models
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32}
@@ -33,18 +45,21 @@ def convert(state: State, hints: Hints) -> Recognised:
     state = dict(state)
     periods = state.pop("periods", None)
     for key in [key for key in state if key.endswith("attn.qkv.bias")]:
-        query, _key, value = state.pop(key).chunk(3)
+        query, of_keys, value = (state.pop(key) * state.pop(f"{key}_mask", 1)).chunk(3)
+        if of_keys.any():
+            raise UserError(f"{key} has a bias of the keys, which DINOv3's published models mask and timm cannot hold")
         state[key.replace("qkv.bias", "q_bias")], state[key.replace("qkv.bias", "v_bias")] = query, value
     return recognised(state, hints, periods)
 
 
 def recognised(state: State, hints: Hints, periods: torch.Tensor | None) -> Recognised:
     """The timm model of DINOv3's weights in timm's names."""
-    width, _colours, patch, _ = state["patch_embed.proj.weight"].shape
+    width, patch = patch_embedding(state)
     heads, guess = head_count(width, hints, HEADS)
-    _check_periods(periods, width // heads)
+    guess += _periods_note(periods, width // heads)
     gated = "blocks.0.mlp.fc1_g.weight" in state
-    hidden = state["blocks.0.mlp.fc1_g.weight" if gated else "blocks.0.mlp.fc1.weight"].shape[0]
+    hidden, _ = shape_of(state, "blocks.0.mlp.fc1_g.weight" if gated else "blocks.0.mlp.fc1.weight", 2)
+    registers = shape_of(state, "reg_token", 3)[1]
     size = hints.config.get("image_size")
     if not isinstance(size, int):
         size = _IMAGE_SIZE
@@ -62,22 +77,25 @@ def recognised(state: State, hints: Hints, periods: torch.Tensor | None) -> Reco
             "swiglu_mlp": gated,
             # of one: the width of the gated MLP as it is, and timm's unpacked kind
             "swiglu_align_to": 1 if gated else 0,
-            "num_reg_tokens": state["reg_token"].shape[1],
+            "num_reg_tokens": registers,
             "global_pool": "token",
         },
-        encoder=state,
+        encoder={key: value for key, value in state.items() if registers or key != "reg_token"},
         layer_norm_eps=float(hints.config.get("layer_norm_eps", 1e-5)),
         announcements=guess,
     )
 
 
-def _check_periods(periods: torch.Tensor | None, channels: int) -> None:
-    """timm computes the rotary periods; a file may hold them, in bfloat16."""
+def _periods_note(periods: torch.Tensor | None, channels: int) -> tuple[str, ...]:
+    """timm computes the rotary periods; the published files hold them too, rounded to bfloat16."""
     if periods is None:
-        return
+        return ()
     expected = _TEMPERATURE ** (torch.arange(channels // 4) / (channels // 4))
     if periods.shape != expected.shape or not torch.allclose(periods.float(), expected, rtol=1e-2):
         raise UserError(
             f"the rotary periods in the file are not DINOv3's published ones for heads of {channels} channels; "
             "give the head count with --heads, or its own code is needed"
         )
+    if torch.allclose(periods.float(), expected):
+        return ()
+    return ("the file's rotary periods are rounded; timm's exact ones are taken, so attention differs slightly",)

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import torch
-
 from . import beit
-from ._huggingface import block_rules, check_activation, embedding_rules, layer_norm_eps
+from ._huggingface import block_rules, check_activation, embedding_rules, fused_without_key_bias, layer_norm_eps
 from ._layout import COMPUTED, SET_ASIDE, Hints, Recognised, Rules, State
 
 BRANCHES = (("", "beit."), ("", ""))
@@ -14,7 +12,7 @@ REQUIRED = (
     "encoder.layer.0.lambda_1 or layers.0.lambda_1",
 )
 _BLOCK = r"(?:encoder\.layer|layers)\.(\d+)\."
-_TABLE = r"attention\.(?:attention\.)?relative_position_bias\."
+_TABLE = r"(?:attention\.(?:attention\.)?)?relative_position_bias\."
 _SHARED = r"(?:encoder\.relative_position_bias|shared_position_bias)\."
 RULES: Rules = (
     *embedding_rules(),
@@ -25,18 +23,12 @@ RULES: Rules = (
     (rf"(?:{_SHARED}|{_BLOCK}{_TABLE})relative_position_index", COMPUTED),
     (r"layernorm\.(weight|bias)", r"norm.\1"),
     (r"pooler\.layernorm\.(weight|bias)", r"fc_norm.\1"),
-    (r"embeddings\.mask_token|(?:lm_head|classifier)\..+", SET_ASIDE),
+    # the second: pretraining's norm before its head, where the encoder has one of its own
+    (r"embeddings\.mask_token|\.\./layernorm\.(?:weight|bias)|(?:lm_head|classifier)\..+", SET_ASIDE),
 )
 
 
 def convert(state: State, hints: Hints) -> Recognised:
     """As BEiT: one matrix for query, key and value, biases of query and value apart."""
     check_activation(hints)
-    joined = dict(state)
-    for block in {key.split(".attn.")[0] for key in state if ".attn.q." in key}:
-        weights = [joined.pop(f"{block}.attn.{name}.weight") for name in "qkv"]
-        joined[f"{block}.attn.qkv.weight"] = torch.cat(weights)
-        for name in "qv":
-            if f"{block}.attn.{name}.bias" in joined:
-                joined[f"{block}.attn.{name}_bias"] = joined.pop(f"{block}.attn.{name}.bias")
-    return replace(beit.convert(joined, hints), layer_norm_eps=layer_norm_eps(hints, 1e-12))
+    return replace(beit.convert(fused_without_key_bias(state), hints), layer_norm_eps=layer_norm_eps(hints, 1e-12))

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import torch
-
 from . import dinov2
-from ._huggingface import block_rules, check_activation, embedding_rules, fused, layer_norm_eps
+from ._huggingface import block_rules, check_activation, embedding_rules, fused, joined, layer_norm_eps
 from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count
 
 BRANCHES = (("", "dinov2."), ("", "dinov2_with_registers."), ("", ""))
-REQUIRED = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layer_scale1.lambda1")
+REQUIRED = ("embeddings.patch_embeddings.projection.weight", "embeddings.cls_token", "embeddings.position_embeddings",
+            "encoder.layer.0.layer_scale1.lambda1")  # fmt: skip
 _BLOCK = r"encoder\.layer\.(\d+)\."
 RULES: Rules = (
     *embedding_rules(),
@@ -27,15 +26,6 @@ RULES: Rules = (
 def convert(state: State, hints: Hints) -> Recognised:
     """As DINOv2, with query, key and value fused, and the two halves of a gated MLP."""
     check_activation(hints)
-    state = _gates_fused(fused(state))
+    state = joined(fused(state), ("mlp.gate", "mlp.up"), "mlp.fc1")
     heads, guess = head_count(state["pos_embed"].shape[-1], hints, {384: 6, 768: 12, 1024: 16, 1536: 24})
     return replace(dinov2.recognised(state, heads, guess), layer_norm_eps=layer_norm_eps(hints, 1e-6))
-
-
-def _gates_fused(state: State) -> State:
-    fusing = dict(state)
-    for key in state:
-        if ".mlp.gate." in key:
-            halves = [fusing.pop(key), fusing.pop(key.replace(".gate.", ".up."))]
-            fusing[key.replace(".gate.", ".fc1.")] = torch.cat(halves)
-    return fusing

@@ -2,7 +2,7 @@
 
 from ..errors import UserError
 from . import dinov3
-from ._huggingface import block_rules, check_activation, embedding_rules, fused
+from ._huggingface import block_rules, check_activation, embedding_rules, fused_without_key_bias
 from ._layout import SET_ASIDE, Hints, Recognised, Rules, State
 
 REQUIRED = ("embeddings.patch_embeddings.weight", "embeddings.register_tokens",
@@ -24,18 +24,10 @@ RULES: Rules = (
 def convert(state: State, hints: Hints) -> Recognised:
     """As DINOv3; without gate, the projection up is timm's first layer of the MLP."""
     gated = "blocks.0.mlp.fc1_g.weight" in state
+    check_activation(hints, "silu" if gated else "gelu")
     if not gated:
-        check_activation(hints)
         state = {key.replace(".mlp.fc1_x.", ".mlp.fc1."): value for key, value in state.items()}
     theta = hints.config.get("rope_theta") or hints.config.get("rope_parameters", {}).get("rope_theta", 100.0)
     if theta != 100.0:
         raise UserError(f"config.json asks for rotary positions of base {theta}; DINOv3's are of base 100")
-    return dinov3.recognised(_fused_without_key_bias(state), hints, None)
-
-
-def _fused_without_key_bias(state: State) -> State:
-    """One matrix for query, key and value; the biases of query and value as timm has them."""
-    biases = {key: value for key, value in state.items() if key.endswith((".attn.q.bias", ".attn.v.bias"))}
-    rest = {key: value for key, value in state.items() if key not in biases}
-    renamed = {key.replace(".bias", "_bias"): value for key, value in biases.items()}
-    return fused(rest) | renamed
+    return dinov3.recognised(fused_without_key_bias(state), hints, None)

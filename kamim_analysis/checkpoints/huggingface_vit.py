@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ._huggingface import block_rules, check_activation, embedding_rules, fused, layer_norm_eps
+from ._huggingface import block_rules, check_activation, embedding_rules, fused, layer_norm_eps, with_linear_head
 from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count, split_head
 from .mae import decoder_arguments
 from .timm_vit import WIDE_HEADS, arguments
@@ -50,7 +50,4 @@ def _with_head(recognised: Recognised, head: State, hints: Hints) -> Recognised:
         head_args, notes = decoder_arguments(head, hints, decoder_heads)
         announced = (*recognised.announcements, *notes)
         return replace(recognised, decoder=head, head="mae", head_args=head_args, announcements=announced)
-    if head.keys() >= {"decoder.0.weight", "mask_token"}:
-        return replace(recognised, decoder=head | {"mask_token": head["mask_token"].flatten()})
-    notes = (f"left out, since head and mask token are not both there: {', '.join(head)}",) if head else ()
-    return replace(recognised, announcements=(*recognised.announcements, *notes))
+    return with_linear_head(recognised, head)

@@ -5,7 +5,8 @@ Fixed sin-cos positions; patches are embedded by a linear layer over (row, colum
 
 import math
 
-from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count
+from ..errors import UserError
+from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count, shape_of
 from .timm_vit import BLOCK_RULES, WIDE_HEADS, arguments
 
 BRANCHES = (("encoder", "encoder."), ("target_encoder", "target_encoder."))
@@ -23,9 +24,12 @@ RULES: Rules = (
 
 def convert(state: State, hints: Hints) -> Recognised:
     """As timm's ViT: the linear patch embedding becomes the convolution that it is."""
-    linear = state["patch_embed.proj.weight"]
-    width, patch = linear.shape[0], math.isqrt(linear.shape[1] // 3)
-    convolution = linear.reshape(width, patch, patch, 3).permute(0, 3, 1, 2).contiguous()
+    width, values = shape_of(state, "patch_embed.proj.weight", 2)
+    patch = math.isqrt(values // 3)
+    if 3 * patch**2 != values:
+        raise UserError(f"embed.proj.weight takes {values} values, which are no square patch of three colours")
+    linear = state["patch_embed.proj.weight"].unflatten(1, (patch, patch, 3))
+    convolution = linear.permute(0, 3, 1, 2).contiguous()
     state = state | {"patch_embed.proj.weight": convolution, "pos_embed": state["pos_embed"][None]}
     heads, guess = head_count(width, hints, {192: 3, 384: 6, 768: 12, 1024: 16, **WIDE_HEADS})
     return Recognised(

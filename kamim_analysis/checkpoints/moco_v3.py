@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from . import timm_vit
-from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count
+from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count, shape_of
 
 # its linear evaluation takes the base encoder
 BRANCHES = (("base_encoder", "base_encoder."), ("momentum_encoder", "momentum_encoder."))
@@ -15,5 +15,5 @@ _HEADS = {384: 12, 768: 12, 1024: 16, 1280: 16}
 
 def convert(state: State, hints: Hints) -> Recognised:
     """As timm's ViT, with MoCo v3's own head counts."""
-    heads, guess = head_count(state["pos_embed"].shape[-1], hints, _HEADS)
+    heads, guess = head_count(shape_of(state, "pos_embed", 3)[-1], hints, _HEADS)
     return replace(timm_vit.convert(state, Hints(heads=heads)), announcements=guess)

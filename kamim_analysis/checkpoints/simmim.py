@@ -23,11 +23,13 @@ _ENCODERS = (timm_swin, beit, timm_vit)
 def convert(state: State, hints: Hints) -> Recognised:
     """The encoder by whichever of the three kinds it is, with head and mask token."""
     encoder, head = split_head(state)
-    kind = next((kind for kind in _ENCODERS if not lacking(encoder, kind.REQUIRED)), None)
+    missing = {kind: lacking(encoder, kind.REQUIRED) for kind in _ENCODERS}
+    kind = next((kind for kind in _ENCODERS if not missing[kind]), None)
     if kind is None:
-        raise UserError("these weights have SimMIM's mask token, but their encoder is no known ViT, BEiT or Swin")
-    token = {"mask_token": head.pop("mask_token").flatten()}
+        reasons = "; ".join(f"{one.__name__.rpartition('.')[2]} lacks {', '.join(missing[one])}" for one in _ENCODERS)
+        raise UserError(f"these weights have SimMIM's mask token, but their encoder is none of those known: {reasons}")
     recognised: Recognised = kind.convert(encoder, hints)
     if "decoder.0.weight" not in head:
-        return replace(recognised, announcements=(*recognised.announcements, "mask token left out: there is no head"))
-    return replace(recognised, decoder=head | token)
+        note = f"left out, since there is no whole head: {', '.join(head)}"
+        return replace(recognised, announcements=(*recognised.announcements, note))
+    return replace(recognised, decoder=head | {"mask_token": head["mask_token"].flatten()})

@@ -14,6 +14,8 @@ from ._layout import (
     depth,
     head_count,
     mlp_ratio,
+    patch_embedding,
+    shape_of,
     square_side,
 )
 
@@ -35,7 +37,7 @@ WIDE_HEADS = {1280: 16, 1408: 16, 1664: 16}
 
 def convert(state: State, hints: Hints) -> Recognised:
     """Read the architecture off the shapes. The origin of such a file is unknown: any head count is a guess."""
-    width = state["patch_embed.proj.weight"].shape[0]
+    width, _patch = patch_embedding(state)
     if "blocks.0.attn.q_norm.weight" in state:
         hints = Hints(heads=width // state["blocks.0.attn.q_norm.weight"].shape[0])
     heads, guess = head_count(width, hints, {})
@@ -52,16 +54,16 @@ def convert(state: State, hints: Hints) -> Recognised:
 
 def arguments(state: State, heads: int) -> dict[str, object]:
     """Arguments of timm's `VisionTransformer` for a state dict in its names."""
-    width, _colours, patch, _ = state["patch_embed.proj.weight"].shape
-    cls, registers = "cls_token" in state, state["reg_token"].shape[1] if "reg_token" in state else 0
-    side, embeds_prefix = _positions(state["pos_embed"].shape[1], int(cls), registers)
+    width, patch = patch_embedding(state)
+    cls, registers = "cls_token" in state, shape_of(state, "reg_token", 3)[1] if "reg_token" in state else 0
+    side, embeds_prefix = _positions(shape_of(state, "pos_embed", 3)[1], int(cls), registers)
     return {
         "img_size": side * patch,
         "patch_size": patch,
         "embed_dim": width,
         "depth": depth(state, "blocks."),
         "num_heads": heads,
-        "mlp_ratio": mlp_ratio(state["blocks.0.mlp.fc1.weight"].shape[0], width),
+        "mlp_ratio": mlp_ratio(shape_of(state, "blocks.0.mlp.fc1.weight", 2)[0], width),
         "class_token": cls,
         "reg_tokens": registers,
         "no_embed_class": not embeds_prefix,
