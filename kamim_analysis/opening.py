@@ -19,6 +19,7 @@ from .masked_autoencoder import MaskedAutoencoder
 from .model_spec import ModelSpec, Reading, parse
 from .reconstruction import MaskedImageModel, MaskSettings, Reconstructs
 from .source import read_source
+from .swin_merging import at_stage_end
 from .timm_names import SHORT_NAMES
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ def _load_strictly(model: nn.Module, state: dict[str, Any], path: Path, partial:
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if adapt is not None:
-        state = adapt(state, model)
+        state = adapt(at_stage_end(state), model)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:

@@ -45,9 +45,7 @@ class Source:
     @property
     def masking(self) -> dict[str, Any]:
         """Keyword arguments of MaskSettings: how images were masked in pretraining."""
-        if self.recognised.head == "mae":
-            return {"unit": self.recognised.model_args["patch_size"], "ratio": 0.75}
-        masking: dict[str, Any] = self.description.get("masking", {})
+        masking: dict[str, Any] = self.description.get("masking", self.recognised.masking)
         return masking
 
 

@@ -47,6 +47,8 @@ class Recognised:
     head: Literal["linear", "mae"] = "linear"
     """`linear`: SimMIM's (`reconstruction.MaskedImageModel`); `mae`: `masked_autoencoder.MaskedAutoencoder`."""
     head_args: dict[str, Any] = field(default_factory=dict)
+    masking: dict[str, Any] = field(default_factory=dict)
+    """How images were masked in pretraining (`reconstruction.MaskSettings`), where the format or the file tells."""
     layer_norm_eps: float | None = None
     """Where it is not the architecture's own in timm."""
 

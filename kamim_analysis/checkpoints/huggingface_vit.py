@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ._huggingface import block_rules, check_activation, embedding_rules, fused, layer_norm_eps, with_linear_head
 from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count, split_head
-from .mae import decoder_arguments
+from .mae import decoder_arguments, masking
 from .timm_vit import WIDE_HEADS, arguments
 
 BRANCHES = (("", "vit."), ("", "ijepa."), ("", ""))
@@ -49,5 +49,12 @@ def _with_head(recognised: Recognised, head: State, hints: Hints) -> Recognised:
         decoder_heads = hints.config.get("decoder_num_attention_heads", _MAE_DECODER_HEADS)
         head_args, notes = decoder_arguments(head, hints, decoder_heads)
         announced = (*recognised.announcements, *notes)
-        return replace(recognised, decoder=head, head="mae", head_args=head_args, announcements=announced)
+        return replace(
+            recognised,
+            decoder=head,
+            head="mae",
+            head_args=head_args,
+            masking=masking(recognised.encoder, hints),
+            announcements=announced,
+        )
     return with_linear_head(recognised, head)

@@ -24,6 +24,7 @@ RULES: Rules = (
     (r"(decoder_blocks\.\d+\..+)", r"\1"),
 )
 _DECODER_HEADS = 16
+_MASK_RATIO = 0.75
 
 
 def convert(state: State, hints: Hints) -> Recognised:
@@ -39,8 +40,15 @@ def convert(state: State, hints: Hints) -> Recognised:
         decoder=decoder,
         head="mae",
         head_args=head_args,
+        masking=masking(encoder, hints),
         announcements=guess + announced,
     )
+
+
+def masking(encoder: State, hints: Hints) -> dict[str, object]:
+    """Single patches, in the share that file or config tells, else the paper's."""
+    ratio = {**hints.settings, **hints.config}.get("mask_ratio")
+    return {"unit": patch_embedding(encoder)[1], "ratio": ratio if isinstance(ratio, float) else _MASK_RATIO}
 
 
 def decoder_arguments(decoder: State, hints: Hints, heads: int) -> tuple[dict[str, object], tuple[str, ...]]:

@@ -14,10 +14,10 @@ from ..encoders import anatomy
 from ..errors import UserError, some
 from ..opening import OpenedModel
 from ..reconstruction import MaskedImageModel
+from ..swin_merging import at_stage_end
 from . import _huggingface_swin, _huggingface_vit
 from ._exported import FOLDER, Exported, evaluation, ours, token_order
 from ._huggingface import unfused
-from ._merging import at_stage_end
 
 _KINDS = (_huggingface_vit, _huggingface_swin)
 # Pillow's numbers of filters

@@ -10,8 +10,8 @@ from torch import nn
 
 from .. import encoders
 from ..opening import OpenedModel
+from ..swin_merging import at_stage_end
 from ._exported import FOLDER, Exported, evaluation, ours, token_order
-from ._merging import at_stage_end
 
 _LOADING = f'timm.create_model("local-dir:{FOLDER}", pretrained=True)'
 _USAGE = f"""\
@@ -43,8 +43,6 @@ def export(opened: OpenedModel) -> Exported:
         notes.append(f"timm builds LayerNorms with another epsilon than these weights' {eps}: set it after loading")
     return Exported(
         library="timm",
-        # timm renumbers a Swin's merging layers when it loads, up to 1.0.26 at least even those in its own numbering
-        # if the file has no classifier: only the original's numbering loads in every version
         tensors=at_stage_end(opened.encoder.state_dict()),
         configs={"config.json": _config(opened, arguments) | ours(opened, layer_norm_eps=eps)},
         loading=_LOADING,

@@ -90,6 +90,8 @@ def drawn(shapes: Shapes, seed: int = 0) -> State:
 def _draw(name: str, normal: Tensor) -> Tensor:
     if name.endswith("bias_mask"):  # DINOv3's keys have no bias
         return torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(len(normal) // 3)
+    if name.endswith("index"):  # of relative positions: a buffer that nobody reads from a file
+        return normal.long()
     if name.endswith("periods"):
         return 100 ** (torch.arange(len(normal)) / len(normal))
     if "norm" in name or "gamma" in name:

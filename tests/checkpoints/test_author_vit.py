@@ -144,8 +144,8 @@ TUNED = BEIT | {"shared_table": False, "table": True, "norm": "fc_norm",
 POSITIONS = BEIT | {"shared_table": False, "positions": True, "extra": {"mask_token": (1, 1, 64)}}
 LM_HEAD = {"lm_head.weight": (5, 64), "lm_head.bias": (5,)}
 PROJECTED = {"head.linear0.weight": (64, 64), "head.norm0.weight": (64,), "head.norm0.bias": (64,)}
-LATENT = {"embed.proj.weight": (64, 48), "embed.proj.bias": (64,), "pos_embed.pos_embeds": (10, 64)}
-LATENT = {"embedding": False, "positions": False, "extra": LATENT | PROJECTED}
+LINEAR = {"embed.proj.weight": (64, 48), "embed.proj.bias": (64,), "pos_embed.pos_embeds": (10, 64)}
+LATENT = {"embedding": False, "positions": False, "extra": LINEAR | PROJECTED}
 
 CASES = {
     "MAE's encoder": Case(layout="timm_vit"),

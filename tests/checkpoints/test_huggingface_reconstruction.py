@@ -81,11 +81,11 @@ def mae_pixels(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def test_mae_from_a_directory(normalised, eps, transformers_model, images, tmp_path):
     """The published models' epsilon is 1e-12, in the decoder too."""
-    model = transformers_model("ViTMAEForPreTraining", norm_pix_loss=normalised, layer_norm_eps=eps)
+    model = transformers_model("ViTMAEForPreTraining", norm_pix_loss=normalised, layer_norm_eps=eps, mask_ratio=0.5)
     model.save_pretrained(tmp_path)
     opened = open_model(parse(str(tmp_path)))
     same(opened, images, *mae_pixels(model, images))
-    assert opened.masking == MaskSettings(unit=4, ratio=0.75)
+    assert opened.masking == MaskSettings(unit=4, ratio=0.5)
     assert any("normalised patches" in note for note in opened.provenance["notes"]) is normalised
 
 
