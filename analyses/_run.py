@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from kamim_analysis import results
+from kamim_analysis.comparison import compare_all
 from kamim_analysis.data import Unreadable
 from kamim_analysis.encoders import anatomy
 from kamim_analysis.evaluation_set import image_batches
@@ -77,6 +78,8 @@ def analyze(request: Request, out: Path) -> Unreadable:
         entries.append(model_entry(opened, outcome.skipped))
         del opened
     results.write(out, manifest(data, entries, seed=request.seed, pooling=request.pooling), rows, arrays, samples)
+    if len(samples) > 1:
+        compare_all(samples).to_csv(out / results.COMPARISON, index=False)
     return data.unreadable
 
 

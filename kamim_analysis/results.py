@@ -18,7 +18,7 @@ from .errors import UserError
 from .output import MANIFEST
 
 COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images"]
-METRICS = "metrics.csv"
+METRICS, COMPARISON = "metrics.csv", "comparison.csv"
 _SAMPLES = "samples"
 
 Samples = dict[tuple[str, str, int | None], NDArray[np.float32]]
@@ -127,6 +127,15 @@ class Results:
             analysis, statistic, layer = key.split(".")
             found[analysis, statistic, int(layer) if layer else None] = values
         return found
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame:
+        """comparison.csv: differences between models on the same images (`comparison.COLUMNS`); empty for one model."""
+        path = self.directory / COMPARISON
+        if not path.is_file():
+            return pd.DataFrame()
+        names = dict.fromkeys(("model_a", "model_b", "analysis", "statistic"), "str")
+        return pd.read_csv(path, dtype={"layer": "Int64", **names}, keep_default_na=False, na_values={"layer": [""]})
 
     def select(self, analysis: str, statistic: str | None = None, *, heads: bool = False) -> pd.DataFrame:
         """Rows of one analysis (and statistic): means over heads, or with `heads` those of single heads."""

@@ -1,30 +1,42 @@
 """`kamim analyze`: one pass over the pictures, then metrics, figures and report."""
 
+import argparse
+
 from ..arguments import Parser, add_models_and_data, names, reading, shared_settings
 from ..plugins import check as check_name
 from ..plugins import constants
 
+_ANALYSES = "kamim_analysis.analyses"
 HELP = "analyse models on the same pictures and draw the figures"
 
 
 def run(arguments: list[str]) -> None:
     """Check the command, analyse, draw, and put the results in place."""
-    available = constants("kamim_analysis.analyses")
-    usual = [name for name, about in available.items() if about["BY_DEFAULT"]]
     parser = Parser("analyze", f"{HELP}. Writes metrics.csv, arrays, manifest.json, figures/ and report.html.")
     add_models_and_data(parser, images=512)
+    add_analyses(parser)
+    carry_out(parser.parse_args(arguments))
+
+
+def add_analyses(parser: Parser) -> None:
+    """Which analyses are to run."""
+    available = constants(_ANALYSES)
     parser.add_argument(
         "--analyses",
         type=names,
         metavar="A,B",
-        default=usual,
+        default=[name for name, about in available.items() if about["BY_DEFAULT"]],
         help="names that kamim analyses tells, or all (default: those that cost little)",
     )
-    chosen = parser.parse_args(arguments)
+
+
+def carry_out(chosen: argparse.Namespace) -> None:
+    """Analyse as the command line asks and write the directory of results, whole or not at all."""
+    available = sorted(constants(_ANALYSES))
     if chosen.analyses == ["all"]:
-        chosen.analyses = list(available)
+        chosen.analyses = available
     for name in chosen.analyses:
-        check_name(name, sorted(available), "analysis")
+        check_name(name, available, "analysis")
 
     from .. import output
     from ..data import check_source

@@ -142,3 +142,17 @@ def test_the_demo_in_a_few_steps(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "SimMIM: masked L1" in printed
     assert "untrained" in printed
     assert (tmp_path / "demo" / "results" / "report.html").is_file()
+
+
+def test_compare_tells_what_differs_beyond_noise(tmp_path, capsys):
+    models = ["trained=random:vit_tiny_patch16_224", "other=random:vit_tiny_patch16_384"]
+    options = ["--data", "photographs", "--images", "24", "--image_size", "64", "--workers", "0"]
+    main(["compare", *models, *options, "--analyses", "attention_distance,fourier", "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    # 12 layers of distance, 13 of frequencies
+    assert len(table) == 25
+    assert "of 25 numbers compared" in told
+    with pytest.raises(SystemExit):
+        main(["compare", models[0], *options, "--out", str(tmp_path / "alone")])
+    assert "a comparison needs two models or more" in capsys.readouterr().err

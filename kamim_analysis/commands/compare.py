@@ -1,0 +1,46 @@
+"""`kamim compare`: what differs between models on the same pictures, image by image."""
+
+from typing import TYPE_CHECKING
+
+from ..arguments import Parser, add_models_and_data
+from ..errors import UserError
+from . import analyze
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+HELP = "analyse two or more models and tell which differences exceed noise"
+
+
+def run(arguments: list[str]) -> None:
+    """`kamim analyze` with at least two models, then the ten differences of each pair that matter most."""
+    parser = Parser("compare", f"{HELP}. Writes what kamim analyze writes, comparison.csv with it.")
+    add_models_and_data(parser, images=512)
+    analyze.add_analyses(parser)
+    chosen = parser.parse_args(arguments)
+    if len(chosen.models) < 2:
+        raise UserError("a comparison needs two models or more; random:NAME is a control for one")
+    analyze.carry_out(chosen)
+
+    from ..comparison import foremost
+    from ..results import Results
+
+    table = Results.open(chosen.out).comparison
+    print(_told(foremost(table), len(table)))
+
+
+def _told(foremost: "DataFrame", compared: int) -> str:
+    """The differences as lines, pair by pair."""
+    if foremost.empty:
+        return f"of {compared} numbers compared, none differs by more than noise (paired t-test, Holm-corrected)"
+    lines = [f"of {compared} numbers compared, the largest differences beyond noise (each at its foremost layer):"]
+    for (a, b), rows in foremost.groupby(["model_a", "model_b"], sort=False):
+        lines.append(f"{b} less {a}:")
+        for row in rows.itertuples():
+            where = "" if str(row.layer) == "<NA>" else f" at layer {row.layer}"
+            interval = f"[{row.ci_low:+.4g}, {row.ci_high:+.4g}]"
+            lines.append(
+                f"  {row.analysis}.{row.statistic}{where}: {row.difference:+.4g} {interval} "
+                f"({row.b:.4g} against {row.a:.4g}; {abs(row.effect_size):.2f} standard deviations)"
+            )
+    return "\n".join(lines)
