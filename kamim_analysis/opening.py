@@ -120,6 +120,8 @@ def _open_weights(spec: ModelSpec, image_size: int | None) -> OpenedModel:
     encoder = encoders.build_empty(recognised.architecture, arguments)
     _load_strictly(encoder, recognised.encoder, path)
     encoders.compute_buffers(encoder)
+    for name, values in recognised.buffers.items():
+        encoder.get_buffer(name).copy_(values)
     _set_eps(encoder, recognised.layer_norm_eps)
     encoder.pretrained_cfg.update(source.pretrained_cfg)
     provenance = {"source": str(path), "sha256": source.sha256, "format": source.layout, "notes": notes}
@@ -185,12 +187,12 @@ def _load_strictly(model: nn.Module, state: dict[str, Any], path: Path, partial:
     """
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    if adapt is not None:
-        state = adapt(at_stage_end(state), model)
     try:
+        if adapt is not None:
+            state = adapt(at_stage_end(state), model)
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:
-        mismatches = [line.strip() for line in str(error).splitlines()[1:]]
+    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:  # timm's function meets odd shapes
+        mismatches = [line.strip() for line in str(error).splitlines()[1:] or [str(error)]]
         raise UserError(f"{str(path)!r} does not fit: {some(mismatches)}") from error
     computed = ("relative_position_index", "attn_mask")
     missing = [k for k in missing if not (partial and k.startswith(partial)) and not k.endswith(computed)]

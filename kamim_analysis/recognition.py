@@ -11,7 +11,7 @@ from .errors import UserError, some
 from .weights_file import Contents
 
 _LAYOUTS = "kamim_analysis.checkpoints"
-#: of several encoders in a file, the averaged ones that their authors evaluate; otherwise the first in the file
+#: of several encoders in a file: the layout's first, else the averaged ones that their authors evaluate
 _PREFERRED = ("teacher", "target_encoder")
 _WHOLE: Sequence[tuple[str, str]] = (("", ""),)
 
@@ -71,14 +71,24 @@ def identify(
     if not fitting:
         raise UserError(_no_fit(source, contents, candidates))
     branches = tuple(dict.fromkeys(candidate.branch for candidate in fitting))
-    taken = _choose(branches, branch, source)
+    named = [inner for inner, _prefix in getattr(fitting[0].layout, "BRANCHES", _WHOLE) if inner]
+    taken = _choose(branches, branch, (*named, *_PREFERRED), source)
     chosen = [candidate for candidate in fitting if candidate.branch == taken]
     if len(chosen) > 1:
         names = ", ".join(candidate.name for candidate in chosen)
         raise UserError(f"{source!r} fits several layouts ({names}); choose one with --format")
-    recognised: Recognised = chosen[0].layout.convert(chosen[0].renamed.state, hints)
+    recognised = _converted(chosen[0], hints, source)
     notes = (*_choice_note(branches, taken), *_aside_note(chosen[0].renamed.aside), *recognised.announcements)
     return Identity(chosen[0].name, taken, branches, recognised, notes)
+
+
+def _converted(candidate: _Candidate, hints: Hints, source: str) -> Recognised:
+    try:
+        recognised: Recognised = candidate.layout.convert(candidate.renamed.state, hints)
+    except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{source!r} has the keys of {candidate.name} but not its shapes: {reason}") from error
+    return recognised
 
 
 def _candidates(states: dict[str, State], only: str | None) -> Iterator[_Candidate]:
@@ -105,9 +115,10 @@ def _under(state: State, prefix: str, others: list[str]) -> State:
     return inside | {f"../{key}" if key in inside else key: value for key, value in outside.items()}
 
 
-def _choose(branches: tuple[str, ...], wanted: str | None, source: str) -> str:
+def _choose(branches: tuple[str, ...], wanted: str | None, preferred: Sequence[str], source: str) -> str:
+    """The user's choice, else the layout's first, else a teacher."""
     if wanted is None:
-        return next((branch for branch in _PREFERRED if branch in branches), branches[0])
+        return next((branch for branch in preferred if branch in branches), branches[0])
     if wanted not in branches:
         there = ", ".join(filter(None, branches)) or "one encoder without a name"
         raise UserError(f"{source!r} has no encoder called {wanted!r}; it has {there}")

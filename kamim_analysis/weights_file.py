@@ -205,10 +205,10 @@ def _contents(loaded: Any, path: Path) -> Contents:
     states = {name: found for name, value in {"": entries, **entries}.items() if (found := _tensors_of(value))}
     if not states:
         raise UserError(f"{str(path)!r} holds no tensors by name, so it is no checkpoint")
-    settings = entries.get("args", {})
+    settings = entries.get("args")
     return Contents(
         states,
-        settings=dict(settings) if isinstance(settings, dict) else dict(vars(settings)),
+        settings=settings if isinstance(settings, dict) else dict(getattr(settings, "__dict__", {})),
         others=tuple(name for name, value in entries.items() if name not in states and not _is_tensor(value)),
     )
 

@@ -49,6 +49,8 @@ class Recognised:
     head_args: dict[str, Any] = field(default_factory=dict)
     masking: dict[str, Any] = field(default_factory=dict)
     """How images were masked in pretraining (`reconstruction.MaskSettings`), where the format or the file tells."""
+    buffers: State = field(default_factory=dict)
+    """Buffers that timm computes, where the file's own differ."""
     layer_norm_eps: float | None = None
     """Where it is not the architecture's own in timm."""
 

@@ -56,7 +56,7 @@ def recognised(state: State, hints: Hints, periods: torch.Tensor | None) -> Reco
     """The timm model of DINOv3's weights in timm's names."""
     width, patch = patch_embedding(state)
     heads, guess = head_count(width, hints, HEADS)
-    guess += _periods_note(periods, width // heads)
+    _check_periods(periods, width // heads)
     gated = "blocks.0.mlp.fc1_g.weight" in state
     hidden, _ = shape_of(state, "blocks.0.mlp.fc1_g.weight" if gated else "blocks.0.mlp.fc1.weight", 2)
     registers = shape_of(state, "reg_token", 3)[1]
@@ -81,21 +81,20 @@ def recognised(state: State, hints: Hints, periods: torch.Tensor | None) -> Reco
             "global_pool": "token",
         },
         encoder={key: value for key, value in state.items() if registers or key != "reg_token"},
+        # rounded to bfloat16 in the published files, which makes attention differ in the fourth digit
+        buffers={} if periods is None else {"rope.periods": periods.float()},
         layer_norm_eps=float(hints.config.get("layer_norm_eps", 1e-5)),
         announcements=guess,
     )
 
 
-def _periods_note(periods: torch.Tensor | None, channels: int) -> tuple[str, ...]:
-    """timm computes the rotary periods; the published files hold them too, rounded to bfloat16."""
+def _check_periods(periods: torch.Tensor | None, channels: int) -> None:
+    """Raise UserError for rotary periods other than DINOv3's, exact or rounded to bfloat16."""
     if periods is None:
-        return ()
+        return
     expected = _TEMPERATURE ** (torch.arange(channels // 4) / (channels // 4))
     if periods.shape != expected.shape or not torch.allclose(periods.float(), expected, rtol=1e-2):
         raise UserError(
             f"the rotary periods in the file are not DINOv3's published ones for heads of {channels} channels; "
             "give the head count with --heads, or its own code is needed"
         )
-    if torch.allclose(periods.float(), expected):
-        return ()
-    return ("the file's rotary periods are rounded; timm's exact ones are taken, so attention differs slightly",)

@@ -93,11 +93,14 @@ def test_heads_that_do_not_divide_the_width_are_refused(tmp_path, layout, refere
 def both_branches(reference: Any) -> dict[str, dict[str, State]]:
     """By layout, a file with two encoders; the one named first is meant to be taken."""
     one, two = (reference.drawn(reference.vit_shapes(), seed) for seed in (0, 1))
+    latent = PUBLISHED["latent_mim"][1] | {"extra": extra("latent_mim", 64)}
+    online, target = (reference.drawn(reference.vit_shapes(**latent), seed) for seed in (4, 5))
     three, four = (reference.drawn(reference.vit_shapes(**DINOV2), seed) for seed in (2, 3))
     return {
         "dino": {"student": under("module.backbone.", two), "teacher": under("backbone.", one)},
         "moco_v3": {"state_dict": under("module.momentum_encoder.", two) | under("module.base_encoder.", one)},
         "timm_vit": {"encoder": under("module.", two), "target_encoder": under("module.", one)},
+        "latent_mim": {"model": under("target_encoder.", target) | under("encoder.", online)},
         "dinov2": {"model": under("student.backbone.", three) | under("teacher.backbone.", four)},
     }
 
@@ -109,6 +112,7 @@ def both_branches(reference: Any) -> dict[str, dict[str, State]]:
         ("moco_v3", "base_encoder", "momentum_encoder"),
         ("timm_vit", "target_encoder", "encoder"),
         ("dinov2", "teacher", "student"),
+        ("latent_mim", "encoder", "target_encoder"),
     ],
 )
 def test_the_choice_among_encoders_is_said_and_can_be_made(tmp_path, layout, taken, other, reference):
@@ -235,9 +239,10 @@ def test_dinov3_with_other_rotary_periods_is_refused(tmp_path, base, heads, refe
 
 
 @pytest.mark.parametrize("rounded", [False, True])
-def test_rounded_rotary_periods_are_announced(tmp_path, rounded, reference):
+def test_rotary_periods_are_the_file_s_own(tmp_path, rounded, reference):
     periods = 100.0 ** (torch.arange(4) / 4)
     state = reference.drawn(reference.vit_shapes(**MASKED))
     state["rope_embed.periods"] = periods.bfloat16() if rounded else periods
-    notes = reading(tmp_path / "a.pth", state, heads=4).notes
-    assert any("rotary periods are rounded" in note for note in notes) == rounded
+    torch.save(state, tmp_path / "a.pth")
+    encoder = open_model(parse(str(tmp_path / "a.pth"), Reading(heads=4))).encoder
+    torch.testing.assert_close(encoder.rope.periods, state["rope_embed.periods"].float(), rtol=0, atol=0)
