@@ -4,9 +4,10 @@ import ast
 import pkgutil
 from collections.abc import Iterator
 from contextlib import suppress
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
+from operator import ne
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,14 +69,14 @@ def check(name: str, available: list[str], kind: str) -> str:
 
 
 def nearest(name: str, available: list[str]) -> str | None:
-    """The available name most like `name`, or None where none is; of several as like, one of the same length.
+    """The available name most like `name`, or None where none is; first of all one that differs by a single letter.
 
     >>> nearest("analyse", ["analyses", "analyze"])
     'analyze'
     """
-    like = {one: SequenceMatcher(None, name, one).ratio() for one in get_close_matches(name, available)}
-    best = [one for one in like if like[one] > max(like.values()) - 0.1]
-    return min(best, key=lambda one: (len(one) != len(name), -like[one]), default=None)
+    close = get_close_matches(name, available)
+    mistyped = [one for one in close if len(one) == len(name) and sum(map(ne, one, name)) == 1]
+    return next(iter(mistyped + close), None)
 
 
 def load(package: str, name: str, kind: str) -> ModuleType:
