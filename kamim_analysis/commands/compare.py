@@ -1,6 +1,7 @@
 """`kamim compare`: what differs between models on the same pictures, image by image."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import Parser, add_models_and_data
 from ..errors import UserError
@@ -36,11 +37,14 @@ def _told(foremost: "DataFrame", compared: int) -> str:
     lines = [f"of {compared} numbers compared, the largest differences beyond noise (each at its foremost layer):"]
     for (a, b), rows in foremost.groupby(["model_a", "model_b"], sort=False):
         lines.append(f"{b} less {a}:")
-        for row in rows.itertuples():
-            where = "" if str(row.layer) == "<NA>" else f" at layer {row.layer}"
-            interval = f"[{row.ci_low:+.4g}, {row.ci_high:+.4g}]"
-            lines.append(
-                f"  {row.analysis}.{row.statistic}{where}: {row.difference:+.4g} {interval} "
-                f"({row.b:.4g} against {row.a:.4g}; {abs(row.effect_size):.2f} standard deviations)"
-            )
+        lines += [_line(row) for row in rows.to_dict("records")]
     return "\n".join(lines)
+
+
+def _line(row: Mapping[Hashable, Any]) -> str:
+    where = "" if str(row["layer"]) == "<NA>" else f" at layer {row['layer']}"
+    return (
+        f"  {row['analysis']}.{row['statistic']}{where}: {row['difference']:+.4g} "
+        f"[{row['ci_low']:+.4g}, {row['ci_high']:+.4g}] "
+        f"({row['b']:.4g} against {row['a']:.4g}; {abs(row['effect_size']):.2f} standard deviations)"
+    )
