@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from kamim_analysis.encoders import patch_tokens
 
 from ._analysis import Batch, Findings, PerImage, Site, Subject
+from .attention_maps import to_pixels
 
 QUESTION = "Does self-attention gather the tokens of an image or spread them?"
 HOW_TO_READ = "Cosine after above cosine before: self-attention makes the tokens of a picture more alike."
@@ -63,7 +64,7 @@ class SelfAttentionTokens(PerImage):
         # the paper shows layer 11 of 12 (figure 8) and the last (figures 9 and 10)
         self.shown_layers = sorted({max(subject.layers - 1, 1), subject.layers})
         self._pending_shown: dict[str, Tensor] = {}
-        self.add_lists(*self._shown_keys(), "shown_labels")
+        self.add_lists(*self._shown_keys(), "shown_labels", "shown_pixels")
 
     def keys(self) -> list[str]:
         """Two states for each layer."""
@@ -94,6 +95,7 @@ class SelfAttentionTokens(PerImage):
         self._pending_shown = {}
         if room > 0:
             self.append("shown_labels", batch.labels[:room])
+            self.append("shown_pixels", to_pixels(batch.images[:room], self.subject))
 
     def compute(self) -> Findings:
         """Rows `cosine_before`, `cosine_after`; planes `before{layer}`, `after{layer}` [16, N, 2], fitted together."""
@@ -110,5 +112,6 @@ class SelfAttentionTokens(PerImage):
             arrays[f"two_before{i}"], arrays[f"two_after{i}"] = principal_plane(before[:2], after[:2])
             (arrays[f"all_after{i}"],) = principal_plane(after)
         arrays["self_attention_layers"] = np.array(self.shown_layers)
-        arrays["self_attention_labels"] = self.collected("shown_labels")[: sum(SHOWN)].numpy()
+        for name in ("labels", "pixels"):
+            arrays[f"self_attention_{name}"] = self.collected(f"shown_{name}")[: sum(SHOWN)].numpy()
         return findings

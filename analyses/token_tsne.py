@@ -10,6 +10,7 @@ from torch import Tensor
 from kamim_analysis.encoders import patch_tokens
 
 from ._analysis import Analysis, Batch, Findings, Site, Subject
+from .attention_maps import to_pixels
 
 QUESTION = "Do the patch tokens of one class lie together?"
 HOW_TO_READ = "Neighbours in the plane have similar tokens; sizes of clusters and distances between them mean nothing."
@@ -43,7 +44,7 @@ class TokenTSNE(Analysis):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         self._pending: Tensor | None = None
-        self.add_lists("kept", "labels")
+        self.add_lists("kept", "labels", "pixels")
 
     def layers_wanted(self, site: Site) -> Sequence[int]:
         """The last layer."""
@@ -64,12 +65,14 @@ class TokenTSNE(Analysis):
         if self._pending is not None and room > 0:
             self.append("kept", self._pending)
             self.append("labels", batch.labels[:room])
+            self.append("pixels", to_pixels(batch.images[:room], self.subject))
         self._pending = None
 
     def compute(self) -> Findings:
-        """Array `tsne` [images, N, 2] with the class of each image."""
+        """Array `tsne` [images, N, 2] with each image's class and `tsne_pixels`, uint8 [images, H, W, 3]."""
         tokens = self.collected("kept")[:_IMAGES].numpy()
         images, count, channels = tokens.shape
         plane = token_tsne(tokens.reshape(-1, channels), seed=self.subject.seed)
-        labels = self.collected("labels")[:_IMAGES].numpy()
-        return Findings("token_tsne", {"tsne": plane.reshape(images, count, 2), "tsne_labels": labels})
+        labels, pixels = (self.collected(name)[:_IMAGES].numpy() for name in ("labels", "pixels"))
+        arrays = {"tsne": plane.reshape(images, count, 2), "tsne_labels": labels, "tsne_pixels": pixels}
+        return Findings("token_tsne", arrays)

@@ -48,7 +48,17 @@ def model_name(results: Results, label: str) -> str:
     """The label with the model's colour in the figures, and a mark where it is a random control."""
     look = looks(results)[label]
     badge = '<span class="badge">random control</span>' if look.control else ""
-    return f'<span aria-hidden="true" style="color:{look.colour}">●</span>&nbsp;{escape(label)}{badge}'
+    return f'<span aria-hidden="true" class="{_dot_class(look.colour)}">●</span>&nbsp;{escape(label)}{badge}'
+
+
+def dot_styles(results: Results) -> str:
+    """The models' colours as classes: the page's policy allows no style but its own."""
+    colours = dict.fromkeys(look.colour for look in looks(results).values())
+    return "".join(f".{_dot_class(colour)} {{ color: {colour}; }}\n" for colour in colours)
+
+
+def _dot_class(colour: str) -> str:
+    return "dot-" + colour.removeprefix("#")
 
 
 def _model_cell(results: Results, label: str) -> str:

@@ -1,4 +1,7 @@
-"""`report.html`: what was run, the key numbers, every figure, what was left out, and all numbers. One file."""
+"""`report.html`: what was run, the key numbers, explorers, every figure, what was left out, and all numbers.
+
+One file. Without JavaScript it is a report to be read; with it attention, tokens and the table can be explored.
+"""
 
 import base64
 import json
@@ -9,12 +12,36 @@ from pathlib import Path
 
 from kamim_analysis.results import Results
 
+from ._explorer import Blocks, content_hash, file_text, script, section, viridis
+from ._explorer_attention import attention_data
+from ._explorer_table import table_data
+from ._explorer_tokens import token_data
 from ._figure import FigureModule
-from ._headline import headline_table, model_name
-from ._page import PAGE, STYLE
+from ._headline import dot_styles, headline_table, model_name
+from ._page import PAGE, POLICY
 from ._style import DPI, resolution
 
 _NUMBER_COLUMNS = ["model", "analysis", "layer", "statistic", "value", "ci_low", "ci_high", "images"]
+
+_EXPLORERS = {
+    "attention": (
+        "What does a patch attend to?",
+        "Click a patch of the picture, or move with the arrow keys: its attention in every model, layer and head. "
+        "Yellow patches receive most of it. Entropy H is that of this patch's attention over that of uniform attention "
+        "(1: it attends to all alike, 0: to a single patch); px is its distance, the mean way from the patch to what "
+        "it attends to.",
+    ),
+    "tokens": (
+        "Which tokens lie together?",
+        "Point at a dot: its patch, its picture, and the same patch in the other models. Or move from patch to patch "
+        "with the arrow keys. In a t-SNE neighbours have similar tokens, but sizes of clusters and distances between "
+        "them mean nothing; principal planes show the two directions of greatest variance.",
+    ),
+}
+#: what a page may take; browsers open more, but people mail it
+LIMIT_BYTES = 40_000_000
+# of the page around the maps that is not yet written when these are chosen
+_SPARE_BYTES = 200_000
 
 # 120 to the inch: their 8-point type is as large as the small print of the page
 _CSS_PIXELS_PER_PIXEL = 120 / DPI
@@ -27,13 +54,48 @@ def report(
     shown = {name: module for name, module in modules.items() if name in pictures}
     absent = {name: module for name, module in modules.items() if name not in pictures}
     articles = [_figure(results, name, module, pictures[name]) for name, module in shown.items()]
-    body = [
-        _section("numbers", "Key numbers", headline_table(results) + _weights(results)),
-        _section("figures", "Figures", "\n".join([_contents(shown), *articles])),
-        _left_out(results, absent, tried),
-        _section("all", "Everything", _all_numbers(results) + _manifest(results)),
+    before = [_section("numbers", "Key numbers", headline_table(results) + _weights(results))]
+    figures = [_section("figures", "Figures", "\n".join([_contents(shown), *articles]))]
+    everything = [_section("all", "Everything", _all_numbers(results) + _manifest(results))]
+    taken = sum(map(len, [*before, *figures, *everything]))
+    explorers, data, unexplored = _explorers(results, taken)
+    left_out = _left_out(results, absent, tried, unexplored)
+    style = file_text("_page.css") + file_text("_explorer.css") + dot_styles(results)
+    code = script()
+    return PAGE.substitute(
+        title=_title(results),
+        style=style,
+        script=code,
+        policy=POLICY.substitute(style=content_hash(style), script=content_hash(code)),
+        summary=_summary(results),
+        contents=_parts([*explorers, *(["left-out"] if left_out else [])]),
+        body="\n".join([*before, *explorers.values(), *figures, left_out, *everything]),
+        data=data,
+    )
+
+
+def _explorers(results: Results, taken: int) -> tuple[dict[str, str], str, list[str]]:
+    """Sections by anchor, the elements that hold their data, and what cannot be explored, with reasons."""
+    blocks, numbers = Blocks(), table_data(results)
+    tokens = token_data(results, blocks)
+    budget = LIMIT_BYTES - _SPARE_BYTES - taken - blocks.size - len(json.dumps(numbers))
+    found = {"attention": attention_data(results, blocks, budget), "tokens": tokens}
+    sections = {name: section(name, *_EXPLORERS[name]) for name, data in found.items() if not isinstance(data, str)}
+    missing = [f"{_EXPLORERS[name][0]}: {reason}" for name, reason in found.items() if isinstance(reason, str)]
+    data = {name: None if isinstance(value, str) else value for name, value in found.items()}
+    shared = {"pictures": blocks.picture_urls, "viridis": viridis()}
+    return sections, blocks.elements({"explorer-data": {**shared, **data}, "number-data": numbers}), missing
+
+
+def _parts(extra: Sequence[str]) -> str:
+    """Links to the sections; those of explorers, which the script shows, are hidden until it runs."""
+    names = {"numbers": "Key numbers", "attention": "Attention", "tokens": "Tokens", "figures": "Figures",
+             "left-out": "Left out", "all": "Everything"}  # fmt: skip
+    shown = [name for name in names if name in extra or name in ("numbers", "figures", "all")]
+    items = [
+        f'<li{" data-script hidden" * (name in _EXPLORERS)}><a href="#{name}">{names[name]}</a></li>' for name in shown
     ]
-    return PAGE.substitute(title=_title(results), style=STYLE, summary=_summary(results), body="\n".join(body))
+    return f'<nav class="parts" aria-label="Sections"><ul>\n{chr(10).join(items)}\n</ul></nav>'
 
 
 def _title(results: Results) -> str:
@@ -109,8 +171,10 @@ def _caption(results: Results, module: FigureModule) -> str:
     return escape(f"As in {module.SOURCE} · {what} · {_resolutions(results)}")
 
 
-def _left_out(results: Results, absent: Mapping[str, FigureModule], tried: Sequence[str]) -> str:
-    """Figures that are not there and analyses that were skipped, with reasons; nothing where all is there."""
+def _left_out(
+    results: Results, absent: Mapping[str, FigureModule], tried: Sequence[str], unexplored: Sequence[str]
+) -> str:
+    """Figures and explorers that are not there and analyses that were skipped, with reasons; nothing where all is."""
     figures = [
         f"<li>{escape(module.TITLE)} (<code>{name}</code>): {escape(_reason(results, name, module, tried))}</li>"
         for name, module in absent.items()
@@ -123,6 +187,9 @@ def _left_out(results: Results, absent: Mapping[str, FigureModule], tried: Seque
     parts = []
     if figures:
         parts.append(f"<h3>Figures not drawn</h3>\n<ul>\n{chr(10).join(figures)}\n</ul>")
+    if unexplored:
+        items = "\n".join(f"<li>{escape(reason)}</li>" for reason in unexplored)
+        parts.append(f"<h3>Not to be explored</h3>\n<ul>\n{items}\n</ul>")
     if analyses:
         parts.append(f"<h3>Analyses skipped</h3>\n<ul>\n{chr(10).join(analyses)}\n</ul>")
     return _section("left-out", "Left out", "\n".join(parts)) if parts else ""
@@ -150,7 +217,9 @@ def _all_numbers(results: Results) -> str:
         for row in table.itertuples(index=False, name=None)
     )
     return (
-        f"<details>\n<summary>All {len(table)} numbers (means over heads; single heads are in metrics.csv)</summary>\n"
+        '<div data-explorer="numbers" data-script hidden></div>\n'
+        '<details id="numbers-static">\n'
+        f"<summary>All {len(table)} numbers (means over heads; single heads are in metrics.csv)</summary>\n"
         '<div class="scroll" tabindex="0" role="region" aria-label="All numbers"><table class="numbers">\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n</details>\n"
     )

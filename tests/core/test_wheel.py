@@ -1,4 +1,4 @@
-"""The wheel holds every module and recipe of the tree: an editable install would not notice a missing one."""
+"""The wheel holds every module, recipe and file of the page: an editable install would not notice a missing one."""
 
 import shutil
 import subprocess
@@ -40,7 +40,7 @@ def tree(pattern: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("pattern", ["*.py", "*.yaml", "py.typed"])
+@pytest.mark.parametrize("pattern", ["*.py", "*.yaml", "*.js", "*.css", "py.typed"])
 def test_the_wheel_holds_the_tree(wheel, pattern):
     suffix = pattern.lstrip("*")
     assert {name for name in wheel if name.endswith(suffix)} == tree(pattern)

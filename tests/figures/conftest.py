@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kamim_analysis import results
+from kamim_analysis.cka import grams_of
 from kamim_analysis.figures._draw import draw_all
 from kamim_analysis.figures._figure import figure_modules
 from kamim_analysis.results import Results, Row
@@ -30,6 +31,11 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 CLASSES = ["cat", "<script>alert(1)</script>", "$x_1$ owl$"]
+GEOMETRY = "token_cosine token_rankme image_cosine image_rankme uniformity share_within_images".split()
+GEOMETRY += "share_within_classes share_between_classes class_share_of_images".split()
+OF_PATCHES = ["patch_entropy", "patch_to_itself", "patch_norm_ratio"]
+OF_CLS = ["cls_entropy", "cls_to_cls", "cls_norm_ratio", "patch_to_cls"]
+NORMS = ["norm_p5", "norm_median", "norm_p75", "norm_p99", "outlier_share"]
 LABELS = np.array([0, 1, 2, *[0] * 5, *[1] * 5, *[2] * 3])
 
 
@@ -55,6 +61,11 @@ def rows_of_model(rng: np.random.Generator, layers: int, *, reconstruction: bool
     for analysis in ("attention_distance", "attention_nmi"):
         rows += [row(analysis, i, h, "mean") for i in range(1, layers + 1) for h in (None, 0, 1)]
     rows += [row("knn", layers, None, f"top1_k{k}") for k in (100, 1, 10)]
+    names = OF_PATCHES + OF_CLS * (layers > 3)  # the third model has no cls token
+    rows += [row("cls_attention", i, None, name) for i in reversed(range(1, layers + 1)) for name in names]
+    rows += [row("token_norms", i, None, name) for i in reversed(range(layers + 1)) for name in NORMS]
+    rows += [row("geometry", i, None, name) for i in reversed(range(layers + 1)) for name in GEOMETRY]
+    rows += [row("geometry", layers, None, f"{name}_final") for name in ("image_cosine", "image_rankme", "uniformity")]
     if reconstruction:
         rows += [row("reconstruction", None, None, statistic) for statistic in ("masked_l1", "mean_colour_l1")]
     return rows
@@ -74,7 +85,12 @@ def arrays_of_model(rng: np.random.Generator, entry: dict[str, Any]) -> dict[str
             "tsne_labels": LABELS[:6],
             "self_attention_layers": np.array([layers - 1, layers]),
             "self_attention_labels": LABELS,
+            **norms_of_model(entry),
+            "self_attention_pixels": np.random.default_rng(size).integers(0, 256, (16, *size, 3), dtype=np.uint8),
         },
+        "explorer": explorer_of_model(entry),
+        "geometry": spectra_of_model(layers),
+        "similarity": similarity_of_model(layers),
     }
     for layer in (layers - 1, layers):
         for name, images in (
@@ -88,6 +104,57 @@ def arrays_of_model(rng: np.random.Generator, entry: dict[str, Any]) -> dict[str
     if not entry["skipped"]:
         found["reconstructions"] = {"pixels": rng.integers(0, 256, (4, 4, *size, 3), dtype=np.uint8)}
     return found
+
+
+def explorer_of_model(entry: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Attention of two pictures as the explorer keeps it; the first layer lies on twice the grid, in cells of four."""
+    (height, width), size = entry["grid"], entry["image_size"]
+    tokens, pixels = height * width, np.random.default_rng(size).integers(0, 256, (16, *size, 3), dtype=np.uint8)
+    rng, found = np.random.default_rng(tokens), {"pixels": pixels[:2], "labels": LABELS[:2]}
+    for layer in range(1, entry["layers"] + 1):
+        attention = np.exp(2 * rng.normal(size=(2, 2, tokens, tokens)))
+        attention /= attention.sum(-1, keepdims=True)
+        largest = attention.max(-1)
+        found[f"codes{layer}"] = np.rint(255 * np.sqrt(attention / largest[..., None])).astype(np.uint8)
+        found[f"largest{layer}"] = largest.astype(np.float16)
+        heads_and_mean = np.concatenate([attention, attention.mean(1, keepdims=True)], axis=1)
+        found[f"entropy{layer}"] = -(heads_and_mean * np.log(heads_and_mean)).sum(-1) / np.log(tokens)
+        found[f"distance{layer}"] = rng.uniform(3, 30, largest.shape).astype(np.float32)
+        found[f"grid{layer}"] = np.array([2 * height, 2 * width, 2] if layer == 1 else [height, width, 1])
+    return found
+
+
+def norms_of_model(entry: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Norms with a second hump, and outliers that come back in the first patch; none in the random control."""
+    (height, width), layers = entry["grid"], entry["layers"]
+    outliers = not entry["spec"].startswith("random:")
+    maps = np.zeros((layers + 1, height, width), np.float32)
+    maps[layers, 0, 0] = 0.5 * outliers
+    counts = np.zeros((layers + 1, 12), np.int64)
+    counts[:, 2:5], counts[:, 9] = (300, 900, 400), 20 * outliers
+    found = {f"norm_outliers{i}": places for i, places in enumerate(maps)}
+    return found | {"norm_edges": np.geomspace(0.1, 100, 13), "norm_histogram": counts}
+
+
+def spectra_of_model(layers: int) -> dict[str, np.ndarray]:
+    """Spectra that fall as powers of the rank; the last singular value of the images' is zero."""
+    ranks = np.array([1.0, 2, 4, 8, 16])
+    tokens = np.stack([ranks, 0.3 * ranks**-1.5, 0.2 * ranks**-1.5, 0.4 * ranks**-1.5])
+    images = np.stack([ranks, 0.4 / ranks * (ranks < 16)])
+    found = {f"token_spectrum{i}": tokens for i in range(layers + 1)}
+    return found | {f"image_spectrum{i}": images for i in range(layers + 1)} | {f"image_spectrum_final{layers}": images}
+
+
+def similarity_of_model(layers: int) -> dict[str, np.ndarray]:
+    """Layers that drift away from the embedding, on the same 20 images for all models."""
+    common, own = np.random.default_rng(1).normal(size=(20, 6)), np.random.default_rng(layers).normal(size=(20, 6))
+    features = [(1 - i / layers) * common + i / layers * own for i in range(layers + 1)]
+    neighbours = [np.sort(np.argsort(np.square(x[:, None] - x).sum(-1))[:, 1:4], axis=1) for x in features]
+    return {
+        "grams": np.stack([grams_of(layer) for layer in features]),
+        "gram_images": np.array(20),
+        "neighbours": np.stack(neighbours).astype(np.int32),
+    }
 
 
 def write(directory: Path, models: dict[str, dict[str, Any]]) -> Results:
@@ -112,6 +179,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The same three models with all figures and the report; to be read only."""
     results = write(tmp_path_factory.mktemp("drawn"), MODELS)
     assert draw_all(results.directory) == list(figure_modules())
+    return results
+
+
+@pytest.fixture(scope="session")
+def explorable(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The same three models with a report to be explored, without figures; to be read only."""
+    results = write(tmp_path_factory.mktemp("explorable"), MODELS)
+    draw_all(results.directory, [])
     return results
 
 

@@ -1,6 +1,8 @@
 """`report.html`: complete, self-contained, and nothing from files or users is taken for markup."""
 
 import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,15 +14,17 @@ from kamim_analysis.figures._figure import figure_modules
 from kamim_analysis.results import Results
 
 VOID = {"meta", "img", "br"}
+DATA_TYPES = {"application/json", "application/octet-stream"}
 
 
 class Page(HTMLParser):
-    """Elements with their attributes, the text of the page, and whether every element is closed in turn."""
+    """Elements with their attributes, the text to be read, and whether every element is closed in turn."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.unread: list[tuple[str, dict[str, str | None], str]] = []
         self.open: list[str] = []
         self.feed(text)
 
@@ -33,7 +37,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open and self.open[-1] in ("script", "style"):
+            self.unread.append((*self.elements[-1], data))
+        else:
+            self.text += data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -61,7 +68,7 @@ def test_every_figure_is_inside_with_title_sentence_and_alternative(page: Page, 
 
 def test_page_is_well_formed_and_fetches_nothing(page: Page, drawn: Results) -> None:
     assert page.open == []
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.elements}
+    assert not {"link", "iframe", "object", "form"} & {tag for tag, _ in page.elements}
     targets = {value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")}
     anchors = {attributes.get("id") for _, attributes in page.elements}
     for target in targets:
@@ -69,6 +76,53 @@ def test_page_is_well_formed_and_fetches_nothing(page: Page, drawn: Results) -> 
         assert target.startswith("data:image/png") or target.removeprefix("#") in anchors
     source = (drawn.directory / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(", source)
+
+
+def test_one_script_runs_and_the_policy_names_it_and_the_style(page: Page, drawn: Results) -> None:
+    (policy,) = [meta["content"] or "" for meta in page.all("meta") if meta.get("http-equiv")]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules.pop("default-src") == "'none'"
+    assert rules.pop("img-src") == "data:"
+    run = [
+        (tag, text)
+        for tag, attributes, text in page.unread
+        if tag == "style" or attributes.get("type") not in DATA_TYPES
+    ]
+    for (tag, text), rule in zip(run, ("style-src", "script-src"), strict=True):
+        assert tag in rule
+        assert rules.pop(rule) == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        assert not re.search(
+            r"fetch\(|XMLHttpRequest|eval\(|innerHTML|insertAdjacentHTML|import\(|document\.write", text
+        )
+    assert rules == {"base-uri": "'none'", "form-action": "'none'"}
+    # the policy would not let these through
+    assert not any("style" in attributes for _, attributes in page.elements)
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+
+
+def test_data_stand_in_elements_that_nothing_runs(page: Page, drawn: Results) -> None:
+    blocks = {attributes["id"]: text for tag, attributes, text in page.unread if attributes.get("type") in DATA_TYPES}
+    assert len(blocks) == len([1 for script in page.all("script") if script.get("type") in DATA_TYPES])
+    shared = json.loads(blocks["explorer-data"])
+    assert [model["label"] for model in shared["attention"]["models"]] == drawn.models
+    assert [picture["name"] for picture in shared["attention"]["models"][0]["pictures"]] == [
+        "cat",
+        "<script>alert(1)</script>",
+    ]
+    assert json.loads(blocks["number-data"])["rows"] == len(drawn.metrics)
+
+
+def test_what_needs_the_script_is_hidden_until_it_runs(page: Page) -> None:
+    needing = [(tag, attributes) for tag, attributes in page.elements if "data-script" in attributes]
+    assert all("hidden" in attributes for _, attributes in needing)
+    assert {attributes.get("id") for tag, attributes in needing if tag == "section"} == {"attention", "tokens"}
+
+
+def test_what_cannot_be_explored_is_told_with_the_reason(empty: Results) -> None:
+    draw_all(empty.directory, [])
+    text = page_of(empty.directory).text
+    assert "What does a patch attend to?: no model was analysed with explorer" in text
+    assert "Which tokens lie together?: no model was analysed with token_tsne or self_attention_tokens" in text
 
 
 def test_what_users_wrote_is_text(page: Page, drawn: Results) -> None:
@@ -99,7 +153,7 @@ def test_controls_are_marked_and_missing_numbers_are_dashes(page: Page) -> None:
 
 def test_what_was_guessed_or_left_out_of_weights_is_said_before_the_numbers(page: Page, control_only: Results) -> None:
     assert "left out: <b>head</b>.weight" in page.text
-    assert page.text.index("About the weights") < page.text.index("Figures")
+    assert page.text.index("About the weights") < page.text.index(next(iter(figure_modules().values())).TITLE)
     draw_all(control_only.directory)
     assert "About the weights" not in page_of(control_only.directory).text
 
