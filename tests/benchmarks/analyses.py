@@ -12,7 +12,16 @@ from kamim_analysis.encoders import anatomy, evaluating
 from kamim_analysis.evaluation_set import ImageBatch
 from kamim_analysis.opening import load_encoder
 
-STREAMING = ("attention_distance", "attention_nmi", "fourier", "self_attention_tokens")
+STREAMING = (
+    "attention_distance",
+    "attention_nmi",
+    "cls_attention",
+    "fourier",
+    "geometry",
+    "self_attention_tokens",
+    "similarity",
+    "token_norms",
+)
 
 
 def main() -> None:
@@ -20,7 +29,8 @@ def main() -> None:
     torch.manual_seed(0)
     encoder = load_encoder("random:vit_small", image_size=192)
     batch = ImageBatch(torch.randn(32, 3, 192, 192), torch.zeros(32, dtype=torch.long), torch.arange(32))
-    subject = Subject(label="vit_small", anatomy=anatomy(encoder), mean=(0.5,) * 3, std=(0.5,) * 3)
+    half = (0.5, 0.5, 0.5)
+    subject = Subject(label="vit_small", anatomy=anatomy(encoder), mean=half, std=half, encoder=encoder, classes=1)
 
     def bare() -> None:
         with evaluating(encoder):
