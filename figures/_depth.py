@@ -1,6 +1,7 @@
 """A number by depth, a line for each model: figures 4, 6 and 7."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,6 +14,14 @@ from kamim_analysis.results import Results
 from ._style import GRAY, SMALL_POINTS, WIDTH_INCHES, Look, legend_below, looks, plot_axes
 
 _DODGE = 0.09
+
+
+class Panel(NamedTuple):
+    """One of several small plots by depth."""
+
+    statistic: str
+    title: str
+    unit: str
 
 
 def draw_by_depth(
@@ -39,7 +48,7 @@ def draw_by_depth(
         if heads:
             single = results.select(analysis, statistic, heads=True)
             _draw_heads(axes, single[single.model == label], look, offset=(i - len(results.models) / 2 + 0.5) * _DODGE)
-        handles.append(_draw_line(axes, rows, look))
+        handles.append(draw_line(axes, rows, look))
         labels.append((names or {}).get(label, label))
     axes.set_xlabel("layer" + (" (0: embedding)" if table.layer.min() == 0 else ""))
     axes.set_ylabel(quantity)
@@ -50,12 +59,12 @@ def draw_by_depth(
     return figure
 
 
-def _draw_line(axes: Axes, rows: pd.DataFrame, look: Look) -> Line2D:
+def draw_line(axes: Axes, rows: pd.DataFrame, look: Look, *, small: bool = False) -> Line2D:
+    """A model's means by layer with the interval's band; `small` for a panel among many."""
+    style = {"markersize": 2.5, "linewidth": 1.2} if small else {"markersize": 4, "zorder": 3}
     layers = rows.layer.to_numpy(float)
-    axes.fill_between(layers, rows.ci_low, rows.ci_high, color=look.colour, alpha=0.2, linewidth=0)
-    (line,) = axes.plot(
-        layers, rows.value, color=look.colour, linestyle=look.line, marker=look.marker, markersize=4, zorder=3
-    )
+    axes.fill_between(layers, rows.ci_low, rows.ci_high, color=look.colour, alpha=0.25 if small else 0.2, linewidth=0)
+    (line,) = axes.plot(layers, rows.value, color=look.colour, linestyle=look.line, marker=look.marker, **style)
     return line
 
 

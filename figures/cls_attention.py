@@ -1,7 +1,6 @@
 """Attention of cls and of patches in six numbers by depth (Beyond [cls], arXiv 2412.03215)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kamim_analysis.results import Results
 
+from ._depth import Panel, draw_line
 from ._style import GRAY, SMALL_POINTS, WIDTH_INCHES, Look, legend_below, looks, plot_axes, styled
 
 TITLE = "Attention of the cls token and of patches by depth"
@@ -25,24 +25,18 @@ HOW_TO_READ = (
 _ROW_INCHES = 1.75
 
 
-class _Panel(NamedTuple):
-    statistic: str
-    title: str
-    unit: str
-
-
 _OF_CLS = (
-    _Panel("cls_entropy", "cls: entropy over patches", "fraction of uniform's"),
-    _Panel("cls_to_cls", "cls: attention to itself", "share of attention"),
-    _Panel("cls_norm_ratio", "cls: change by attention", "norm added / norm before"),
+    Panel("cls_entropy", "cls: entropy over patches", "fraction of uniform's"),
+    Panel("cls_to_cls", "cls: attention to itself", "share of attention"),
+    Panel("cls_norm_ratio", "cls: change by attention", "norm added / norm before"),
 )
 _OF_PATCHES = (
-    _Panel("patch_entropy", "patches: entropy over patches", "fraction of uniform's"),
-    _Panel("patch_to_cls", "patches: attention to cls", "share of attention"),
-    _Panel("patch_norm_ratio", "patches: change by attention", "norm added / norm before"),
+    Panel("patch_entropy", "patches: entropy over patches", "fraction of uniform's"),
+    Panel("patch_to_cls", "patches: attention to cls", "share of attention"),
+    Panel("patch_norm_ratio", "patches: change by attention", "norm added / norm before"),
 )
 #: what takes the place of attention to cls where no model has one
-_WITHOUT_CLS = _Panel("patch_to_itself", "patches: attention to themselves", "share of attention")
+_WITHOUT_CLS = Panel("patch_to_itself", "patches: attention to themselves", "share of attention")
 
 
 @styled
@@ -68,18 +62,13 @@ def draw(results: Results) -> Figure | None:
     return figure
 
 
-def _draw_panel(axes: Axes, table: pd.DataFrame, panel: _Panel, by_label: dict[str, Look]) -> dict[str, Line2D]:
+def _draw_panel(axes: Axes, table: pd.DataFrame, panel: Panel, by_label: dict[str, Look]) -> dict[str, Line2D]:
     """One number of every model that has it; returns the lines by label."""
     lines = {}
     for label, look in by_label.items():
         rows = table[table.model == label].sort_values("layer")
         if not rows.empty:
-            layers = rows.layer.to_numpy(float)
-            axes.fill_between(layers, rows.ci_low, rows.ci_high, color=look.colour, alpha=0.25, linewidth=0)
-            (lines[label],) = axes.plot(
-                layers, rows.value, color=look.colour, linestyle=look.line, marker=look.marker, markersize=2.5,
-                linewidth=1.2,
-            )  # fmt: skip
+            lines[label] = draw_line(axes, rows, look, small=True)
     axes.set_title(panel.title, loc="left")
     axes.set_ylabel(panel.unit, fontsize=SMALL_POINTS)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))

@@ -1,7 +1,5 @@
 """Collapse and geometry of features by depth: cosines, RankMe, uniformity and shares of variance."""
 
-from typing import NamedTuple
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kamim_analysis.results import Results
 
+from ._depth import Panel, draw_line
 from ._style import GRAY, SMALL_POINTS, WIDTH_INCHES, Look, legend_below, looks, plot_axes, styled
 
 TITLE = "Collapse and geometry of features by depth"
@@ -26,27 +25,21 @@ _ROW_INCHES = 1.75
 _BEYOND = 0.08
 
 
-class _Panel(NamedTuple):
-    statistic: str
-    title: str
-    unit: str
-
-
 _ROWS = (
     (
-        _Panel("token_cosine", "tokens of a picture: cosine", "mean over pairs"),
-        _Panel("token_rankme", "tokens of a picture: RankMe", "effective rank"),
-        _Panel("share_within_images", "variance within pictures", "share of tokens' variance"),
+        Panel("token_cosine", "tokens of a picture: cosine", "mean over pairs"),
+        Panel("token_rankme", "tokens of a picture: RankMe", "effective rank"),
+        Panel("share_within_images", "variance within pictures", "share of tokens' variance"),
     ),
     (
-        _Panel("image_cosine", "pictures: cosine", "mean over pairs"),
-        _Panel("image_rankme", "pictures: RankMe", "effective rank"),
-        _Panel("uniformity", "pictures: uniformity", "log mean of exp(-2d²)"),
+        Panel("image_cosine", "pictures: cosine", "mean over pairs"),
+        Panel("image_rankme", "pictures: RankMe", "effective rank"),
+        Panel("uniformity", "pictures: uniformity", "log mean of exp(-2d²)"),
     ),
     (
-        _Panel("share_within_classes", "variance within classes", "share of tokens' variance"),
-        _Panel("share_between_classes", "variance between classes", "share of tokens' variance"),
-        _Panel("class_share_of_images", "separation of classes", "share of pictures' variance"),
+        Panel("share_within_classes", "variance within classes", "share of tokens' variance"),
+        Panel("share_between_classes", "variance between classes", "share of tokens' variance"),
+        Panel("class_share_of_images", "separation of classes", "share of pictures' variance"),
     ),
 )
 
@@ -75,14 +68,14 @@ def draw(results: Results) -> Figure | None:
     return figure
 
 
-def _draw_panel(axes: Axes, table: pd.DataFrame, panel: _Panel, by_label: dict[str, Look]) -> dict[str, Line2D]:
+def _draw_panel(axes: Axes, table: pd.DataFrame, panel: Panel, by_label: dict[str, Look]) -> dict[str, Line2D]:
     """One number of every model that has it; returns the lines by label."""
     lines = {}
     for label, look in by_label.items():
         of_model = table[table.model == label]
         rows = of_model[of_model.statistic == panel.statistic].sort_values("layer")
         if not rows.empty:
-            lines[label] = _draw_line(axes, rows, look)
+            lines[label] = draw_line(axes, rows, look, small=True)
             final = of_model[of_model.statistic == f"{panel.statistic}_final"]
             _draw_final(axes, final, look, beyond=_BEYOND * float(table.layer.max()))
     axes.set_title(panel.title, loc="left")
@@ -95,15 +88,6 @@ def _draw_panel(axes: Axes, table: pd.DataFrame, panel: _Panel, by_label: dict[s
     elif panel.statistic in ("share_between_classes", "class_share_of_images"):
         axes.axhline(0, color=GRAY, linewidth=0.8, linestyle=":", zorder=1)
     return lines
-
-
-def _draw_line(axes: Axes, rows: pd.DataFrame, look: Look) -> Line2D:
-    layers = rows.layer.to_numpy(float)
-    axes.fill_between(layers, rows.ci_low, rows.ci_high, color=look.colour, alpha=0.25, linewidth=0)
-    (line,) = axes.plot(
-        layers, rows.value, color=look.colour, linestyle=look.line, marker=look.marker, markersize=2.5, linewidth=1.2
-    )
-    return line
 
 
 def _draw_final(axes: Axes, rows: pd.DataFrame, look: Look, *, beyond: float) -> None:
