@@ -43,6 +43,10 @@ class Subject:
         """Number of blocks."""
         return len(self.anatomy.blocks)
 
+    def generator(self, index: int) -> torch.Generator:
+        """What is drawn for an image depends on the seed and its number alone."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+
     def block(self, layer: int) -> Block:
         """The block whose output is `layer`; layer 0, the embedding, lies on the first block's grid."""
         return self.anatomy.blocks[max(layer - 1, 0)]
@@ -77,10 +81,16 @@ class Findings:
         for i, layer in enumerate(layers):
             self.samples[self.analysis, statistic, layer] = values[:, i].astype(np.float32)
 
-    def add_by_head(self, statistic: str, values: Sequence[NDArray[np.floating]]) -> None:
-        """Each image's number at each head, for layers 1, 2, ... [images, heads]: rows of heads and of their mean."""
-        self.rows += rows_by_head(self.analysis, statistic, values)
-        for layer, by_head in enumerate(values, start=1):
+    def add_by_head(
+        self, statistic: str, values: Sequence[NDArray[np.floating]], layers: Sequence[int] | None = None
+    ) -> None:
+        """Each image's number at each head, [images, heads] for each layer: rows of heads and of their mean.
+
+        `layers`: 1, 2, ... unless given.
+        """
+        layers = layers or range(1, len(values) + 1)
+        self.rows += rows_by_head(self.analysis, statistic, values, layers)
+        for layer, by_head in zip(layers, values, strict=True):
             self.samples[self.analysis, statistic, layer] = by_head.mean(1).astype(np.float32)
 
 

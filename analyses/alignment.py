@@ -92,7 +92,7 @@ class Alignment(Analysis):
     def _crops(self, batch: Batch) -> Tensor:
         crops = []
         for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
-            generator = torch.Generator().manual_seed(self.subject.seed * 1_000_003 + index)
+            generator = self.subject.generator(index)
             crops.append(augmented(image, generator))
         return torch.stack(crops)
 

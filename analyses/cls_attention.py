@@ -7,11 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kamim_analysis.models._anatomy import Window
-from kamim_analysis.results import rows_by_head
 from kamim_analysis.shapes import Grid
 
 from ._analysis import Findings, PerImage, Site, Subject
@@ -213,7 +211,7 @@ class ClsAttention(PerImage):
         for name in _OF_PATCHES + _OF_CLS:
             layers = [i for i in self.layers_wanted("attention") if name in self._statistics(i)]
             values = [self.values(f"attention{i}")[..., self._statistics(i).index(name)] for i in layers]
-            _add_by_head(findings, name, values, layers)
+            findings.add_by_head(name, values, layers)
         for name, column in (("patch_norm_ratio", -1), ("cls_norm_ratio", 0)):
             layers = [i for i in self.layers_wanted("after_attention") if column or self._has_cls(i)]
             if layers:
@@ -229,12 +227,3 @@ def _layer_scaled(block: Any, output: Float[Tensor, "b t d"]) -> Float[Tensor, "
         return scaled
     scale = getattr(block, "gamma_1", None)
     return output if scale is None else output * scale
-
-
-def _add_by_head(
-    findings: Findings, statistic: str, values: Sequence[NDArray[np.floating]], layers: Sequence[int]
-) -> None:
-    """`Findings.add_by_head` for layers that need not be all of them."""
-    for layer, by_head in zip(layers, values, strict=True):
-        findings.rows += [row._replace(layer=layer) for row in rows_by_head(findings.analysis, statistic, [by_head])]
-        findings.samples[findings.analysis, statistic, layer] = by_head.mean(1).astype(np.float32)

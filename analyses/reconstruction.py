@@ -126,7 +126,7 @@ class Reconstruction(Analysis):
         body, unit = self.subject.anatomy, self.subject.masking.unit
         masks = []
         for index in batch.indices.tolist():
-            generator = torch.Generator().manual_seed(self.subject.seed * 1_000_003 + index)
+            generator = self.subject.generator(index)
             masks.append(
                 random_blocks(body.image_size, unit=unit, ratio=ratio, patch_size=body.mask_patch, generator=generator)
             )

@@ -54,13 +54,15 @@ def rows_of(
     ]
 
 
-def rows_by_head(analysis: str, statistic: str, values: Sequence[NDArray[np.floating]]) -> list[Row]:
-    """Rows for per-image values of each layer, a list over layers 1, 2, ... of [images, heads].
+def rows_by_head(
+    analysis: str, statistic: str, values: Sequence[NDArray[np.floating]], layers: Sequence[int] | None = None
+) -> list[Row]:
+    """Rows for per-image values of each layer, a list over `layers` (1, 2, ... unless given) of [images, heads].
 
     For each layer first the mean over heads (head None), then every head from 0.
     """
     rows = []
-    for layer, by_head in enumerate(values, start=1):
+    for layer, by_head in zip(layers or range(1, len(values) + 1), values, strict=True):
         rows += rows_of(analysis, statistic, by_head.mean(1, keepdims=True), layers=[layer])
         mean, low, high = mean_interval(by_head)
         rows += [
