@@ -23,7 +23,6 @@ class Identity:
     layout: str
     branch: str
     """Which of the file's encoders was taken; "" where there is one."""
-    branches: tuple[str, ...]
     recognised: Recognised
     notes: tuple[str, ...]
     """What was guessed, chosen or set aside, a line each."""
@@ -79,7 +78,7 @@ def identify(
         raise UserError(f"{source!r} fits several layouts ({names}); choose one with --format")
     recognised = _converted(chosen[0], hints, source)
     notes = (*_choice_note(branches, taken), *_aside_note(chosen[0].renamed.aside), *recognised.announcements)
-    return Identity(chosen[0].name, taken, branches, recognised, notes)
+    return Identity(chosen[0].name, taken, recognised, notes)
 
 
 def _converted(candidate: _Candidate, hints: Hints, source: str) -> Recognised:

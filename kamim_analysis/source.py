@@ -15,11 +15,9 @@ from .model_spec import Reading
 from .recognition import identify
 from .reconstruction import MEAN, STD
 from .timm_names import check_architecture
-from .weights_file import Contents
+from .weights_file import OURS, Contents
 
-#: the name that the manifest gives to our own files, and under which `kamim export` adds to another library's config
-OURS = "kamim"
-# of what it adds, that which the opened model should know again
+# of what `kamim export` adds to another library's config, that which the opened model should know again
 _ADDED = ("masking", "step", "version", "layer_norm_eps")
 # layouts that many share, so that the weights' own normalisation is a guess
 _ANY_ORIGIN = ("timm_vit", "timm_swin", "huggingface_vit", "huggingface_swin")

@@ -22,7 +22,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 INDEX = ".safetensors.index.json"
 # packages whose names occur in the pickles of honest checkpoints; torch decides on each name within them
 _HARMLESS = ("torch", "collections", "numpy", "argparse", "yacs", "_codecs", "builtins", "__builtin__")
-_METADATA_KEY = "kamim"
+#: the key of what we add to files of other libraries, and the name of our own format
+OURS = "kamim"
 # the old format: magic number, protocol, system, the object, the keys of its storages; then the tensors' bytes
 _LEGACY_PICKLES = 5
 
@@ -185,7 +186,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None
 
     header = _safetensors_header(path)
     try:
-        described = header.pop("__metadata__", {}).get(_METADATA_KEY)
+        described = header.pop("__metadata__", {}).get(OURS)
         description = json.loads(described) if described else None
         tensors = {}
         for name in header:
@@ -239,6 +240,6 @@ def write_state(path: Path, tensors: dict[str, Any], description: dict[str, Any]
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.touch()
     readable = path.stat().st_mode
-    save_file(contiguous, path, metadata={_METADATA_KEY: json.dumps(description)})
+    save_file(contiguous, path, metadata={OURS: json.dumps(description)})
     # safetensors makes files that nobody else may read, whatever the user's mask says
     path.chmod(readable)

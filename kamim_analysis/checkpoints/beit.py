@@ -20,6 +20,7 @@ from ._layout import (
     square_side,
 )
 from ._layout import head_count as count_heads
+from .timm_vit import HEADS
 
 REQUIRED = (
     "patch_embed.proj.weight",
@@ -76,7 +77,7 @@ def _heads(state: State, width: int, hints: Hints) -> tuple[int, tuple[str, ...]
     tables = _tables(state)
     if tables:
         return shape_of(state, tables[0], 2)[1], ()
-    return count_heads(width, hints, {192: 3, 384: 6, 768: 12, 1024: 16})
+    return count_heads(width, hints, HEADS)
 
 
 def _side(state: State) -> int:

@@ -12,5 +12,5 @@ RULES: Rules = timm_vit.RULES
 
 def convert(state: State, hints: Hints) -> Recognised:
     """As timm's ViT, with the heads of the papers' ViT-T, S, B and L."""
-    heads, guess = head_count(shape_of(state, "pos_embed", 3)[-1], hints, {192: 3, 384: 6, 768: 12, 1024: 16})
+    heads, guess = head_count(shape_of(state, "pos_embed", 3)[-1], hints, timm_vit.HEADS)
     return replace(timm_vit.convert(state, Hints(heads=heads)), announcements=guess)

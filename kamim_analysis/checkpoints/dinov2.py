@@ -18,11 +18,13 @@ RULES: Rules = (
     (_BLOCK + r"mlp\.w3\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
     (r"mask_token|(?:(?:student|teacher)\.)?(?:dino|ibot)_head\..+|(?:dino|ibot)_(?:patch_)?loss\..+", SET_ASIDE),
 )
+#: the published models
+HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
 
 
 def convert(state: State, hints: Hints) -> Recognised:
     """As timm's ViT: where there are registers, the position of cls is added to cls, for timm has none for it."""
-    heads, guess = head_count(shape_of(state, "pos_embed", 3)[-1], hints, {384: 6, 768: 12, 1024: 16, 1536: 24})
+    heads, guess = head_count(shape_of(state, "pos_embed", 3)[-1], hints, HEADS)
     return recognised(state, heads, guess)
 
 

@@ -27,5 +27,5 @@ def convert(state: State, hints: Hints) -> Recognised:
     """As DINOv2, with query, key and value fused, and the two halves of a gated MLP."""
     check_activation(hints)
     state = joined(fused(state), ("mlp.gate", "mlp.up"), "mlp.fc1")
-    heads, guess = head_count(state["pos_embed"].shape[-1], hints, {384: 6, 768: 12, 1024: 16, 1536: 24})
+    heads, guess = head_count(state["pos_embed"].shape[-1], hints, dinov2.HEADS)
     return replace(dinov2.recognised(state, heads, guess), layer_norm_eps=layer_norm_eps(hints, 1e-6))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ._huggingface import block_rules, check_activation, embedding_rules, fused, layer_norm_eps, with_linear_head
 from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count, split_head
 from .mae import decoder_arguments, masking
-from .timm_vit import WIDE_HEADS, arguments
+from .timm_vit import HEADS, WIDE_HEADS, arguments
 
 BRANCHES = (("", "vit."), ("", "ijepa."), ("", ""))
 REQUIRED = (
@@ -33,7 +33,7 @@ def convert(state: State, hints: Hints) -> Recognised:
     check_activation(hints)
     encoder, head = split_head(fused(state))
     width = encoder["patch_embed.proj.weight"].shape[0]
-    heads, guess = head_count(width, hints, {192: 3, 384: 6, 768: 12, 1024: 16, **WIDE_HEADS})
+    heads, guess = head_count(width, hints, HEADS | WIDE_HEADS)
     recognised = Recognised(
         architecture="vit_base_patch16_224",
         model_args=arguments(encoder, heads),

@@ -7,7 +7,7 @@ import math
 
 from ..errors import UserError
 from ._layout import SET_ASIDE, Hints, Recognised, Rules, State, head_count, shape_of
-from .timm_vit import BLOCK_RULES, WIDE_HEADS, arguments
+from .timm_vit import BLOCK_RULES, HEADS, WIDE_HEADS, arguments
 
 BRANCHES = (("encoder", "encoder."), ("target_encoder", "target_encoder."))
 REQUIRED = ("embed.proj.weight", "pos_embed.pos_embeds", "cls_token", "blocks.0.attn.qkv.weight")
@@ -31,7 +31,7 @@ def convert(state: State, hints: Hints) -> Recognised:
     linear = state["patch_embed.proj.weight"].unflatten(1, (patch, patch, 3))
     convolution = linear.permute(0, 3, 1, 2).contiguous()
     state = state | {"patch_embed.proj.weight": convolution, "pos_embed": state["pos_embed"][None]}
-    heads, guess = head_count(width, hints, {192: 3, 384: 6, 768: 12, 1024: 16, **WIDE_HEADS})
+    heads, guess = head_count(width, hints, HEADS | WIDE_HEADS)
     return Recognised(
         architecture="vit_base_patch16_224",
         model_args=arguments(state, heads),

@@ -31,6 +31,8 @@ RULES: Rules = (
     # a classifier, and the token that iBOT's student sees instead of a masked patch
     (r"head\..+|masked_embed", SET_ASIDE),
 )
+#: ViT-T, S, B and L, of which every head has 64 channels
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
 #: of the widths whose heads are not of 64 channels: ViT-H/14 and ViT-g of MAE and I-JEPA, timm's ViT-G
 WIDE_HEADS = {1280: 16, 1408: 16, 1664: 16}
 

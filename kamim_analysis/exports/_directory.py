@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..weights_file import OURS
+
 if TYPE_CHECKING:
     from ._exported import Exported
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
 _CONFIG = "config.json"
 _FILES = {CARD, WEIGHTS, _CONFIG, "preprocessor_config.json"}
-# `source.OURS`, which is not to be had without torch
-_MARK = "kamim"
 
 
 def holds_export(folder: Path) -> bool:
@@ -22,7 +22,7 @@ def holds_export(folder: Path) -> bool:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and _MARK in config
+    return isinstance(config, dict) and OURS in config
 
 
 def write(exported: "Exported", card: str, folder: Path) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..encoders import anatomy
 from ..opening import OpenedModel
-from ..source import OURS
 from ..version import __version__
+from ..weights_file import OURS
 
 #: stands for the exported directory in what is said of how to load it, always within double quotes
 FOLDER = "FOLDER"
