@@ -69,15 +69,15 @@ class Findings:
     No dataclass and no tuple: torchmetrics would walk through those, row by row.
     """
 
-    def __init__(self, analysis: str, arrays: dict[str, NDArray[Any]] | None = None) -> None:
-        self.analysis, self.arrays = analysis, arrays or {}
+    def __init__(self, analysis: str, arrays: dict[str, NDArray[Any]] | None = None, *, protocol: str = "") -> None:
+        self.analysis, self.arrays, self.protocol = analysis, arrays or {}, protocol
         self.rows: list[Row] = []
         #: [images] by analysis, statistic and layer: what a comparison of two models on the same images pairs
         self.samples: Samples = {}
 
     def add(self, statistic: str, values: NDArray[np.floating], layers: Sequence[int | None]) -> None:
         """Each image's number at each layer, [images, layers]: their means with intervals become rows."""
-        self.rows += rows_of(self.analysis, statistic, values, layers=layers)
+        self.rows += rows_of(self.analysis, statistic, values, layers=layers, protocol=self.protocol)
         for i, layer in enumerate(layers):
             self.samples[self.analysis, statistic, layer] = values[:, i].astype(np.float32)
 

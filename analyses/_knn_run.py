@@ -11,6 +11,7 @@ from kamim_analysis import processes, results
 from kamim_analysis.data import Pictures
 from kamim_analysis.encoders import anatomy, evaluating, pool
 from kamim_analysis.errors import UserError
+from kamim_analysis.manifest import manifest, model_entry
 from kamim_analysis.model_spec import ModelSpec
 from kamim_analysis.opening import OpenedModel, open_model
 from kamim_analysis.recorder import Kind, record
@@ -18,7 +19,7 @@ from kamim_analysis.results import Row
 from kamim_analysis.runtime import best_device
 from kamim_analysis.sampling import ChosenPictures
 
-from ._run import Request, loaded, manifest, model_entry
+from ._run import Request, loaded
 from ._suite import to_device
 from .knn import KS, accuracy_rows, knn_correct
 

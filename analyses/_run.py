@@ -1,18 +1,11 @@
 """From models and data to a results directory."""
 
-import hashlib
-import json
 import logging
-import platform
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -21,11 +14,11 @@ from kamim_analysis.comparison import compare_all
 from kamim_analysis.data import Pictures, Unreadable
 from kamim_analysis.encoders import anatomy
 from kamim_analysis.evaluation_set import ImageBatch, image_batches
+from kamim_analysis.manifest import manifest, model_entry
 from kamim_analysis.model_spec import ModelSpec
 from kamim_analysis.opening import OpenedModel, open_model
 from kamim_analysis.runtime import best_device, progress_console
 from kamim_analysis.sampling import ChosenPictures, open_data
-from kamim_analysis.version import __version__
 
 from ._analysis import Subject
 from ._suite import Outcome, Suite, to_device
@@ -139,46 +132,3 @@ def _outcome(suite: Suite) -> Outcome:
     shares = sorted(suite.shares().items(), key=lambda item: -item[1])
     log.info("%s: time: %s", suite.subject.label, ", ".join(f"{name} {share:.0%}" for name, share in shares))
     return outcome
-
-
-def model_entry(opened: OpenedModel, skipped: dict[str, str]) -> dict[str, Any]:
-    """What the manifest says of a model."""
-    body = anatomy(opened.encoder)
-    last = body.blocks[-1]
-    return {
-        "label": opened.label,
-        "spec": opened.spec,
-        **opened.provenance,
-        "layers": len(body.blocks),
-        "heads": [block.heads for block in body.blocks],
-        "grid": list(last.grid),
-        "patch_size": list(last.patch_size),
-        "image_size": list(body.image_size),
-        "skipped": skipped,
-    }
-
-
-def manifest(data: ChosenPictures, models: list[dict[str, Any]], *, seed: int, pooling: str) -> dict[str, Any]:
-    """What ran, on what, with what: enough to tell whether two results may be compared."""
-    names = [data.test.identity(i) for i in data.test_indices]
-    return {
-        "kamim_analysis": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "versions": {name: version(name) for name in ("torch", "timm", "torchmetrics", "numpy", "scikit-learn")},
-        "python": platform.python_version(),
-        "processes": processes.count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "seed": seed,
-        "pooling": pooling,
-        "data": {
-            "source": data.source,
-            "classes": list(data.test.classes),
-            "images": len(names),
-            "neighbours": len(data.bank_indices) if data.bank else "leave one out",
-            # of the names and order of the pictures that were analysed
-            "fingerprint": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
-            "unreadable": sorted(data.unreadable.names),
-        },
-        "models": models,
-    }

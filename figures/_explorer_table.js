@@ -1,7 +1,8 @@
 // The table of every number: sorted by its heads, filtered by words and choices, drawn as far as it is scrolled.
 
-const COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images"];
-const NAMED = new Set(["model", "analysis", "statistic"]);
+const COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images",
+    "protocol"];
+const NAMED = new Set(["model", "analysis", "statistic", "protocol"]);
 const ROWS_AT_ONCE = 150;
 
 class NumberTable {

@@ -7,7 +7,7 @@ import pandas as pd
 
 from kamim_analysis.results import COLUMNS, Results
 
-_NAMES = ("model", "analysis", "statistic")
+_NAMES = ("model", "analysis", "statistic", "protocol")
 _NUMBERS = ("value", "ci_low", "ci_high")
 #: of values and intervals; files hold more than anybody reads
 _DIGITS = 6

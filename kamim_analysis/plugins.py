@@ -1,4 +1,4 @@
-"""Plug-ins are found by file name: a package's modules, less those that begin with an underscore."""
+"""Plug-ins are found by file name: a package's modules, less those that begin with an underscore, and no folders."""
 
 import ast
 import pkgutil
@@ -24,7 +24,8 @@ def names(package: str) -> list[str]:
     spec = find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
         raise ValueError(f"{package} is not a package")
-    return sorted(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations) if not m.name.startswith("_"))
+    modules = pkgutil.iter_modules(spec.submodule_search_locations)
+    return sorted(m.name for m in modules if not m.ispkg and not m.name.startswith("_"))
 
 
 def summaries(package: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from .bootstrap import mean_interval
 from .errors import UserError
 from .output import MANIFEST
 
-COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images"]
+COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images", "protocol"]
 METRICS, COMPARISON = "metrics.csv", "comparison.csv"
 _SAMPLES = "samples"
 
@@ -36,6 +36,8 @@ class Row(NamedTuple):
     ci_low: float
     ci_high: float
     images: int
+    protocol: str = ""
+    """What a reader must know to compare the number with another (`protocol.protocol`)."""
 
 
 def rows_of(
@@ -45,11 +47,12 @@ def rows_of(
     *,
     layers: Sequence[int | None],
     head: int | None = None,
+    protocol: str = "",
 ) -> list[Row]:
     """Rows for per-image values [images, layers]: mean over images with bootstrap interval, one for each layer."""
     mean, low, high = mean_interval(values)
     return [
-        Row(analysis, layer, head, statistic, float(mean[i]), float(low[i]), float(high[i]), len(values))
+        Row(analysis, layer, head, statistic, float(mean[i]), float(low[i]), float(high[i]), len(values), protocol)
         for i, layer in enumerate(layers)
     ]
 
@@ -91,12 +94,15 @@ class Results:
     def metrics(self) -> pd.DataFrame:
         """metrics.csv: one row for each number, in the columns `COLUMNS`; layer and head are nullable integers."""
         # only numbers can be missing: a model called NA or 007 keeps its name
-        return pd.read_csv(
+        texts = ("model", "analysis", "statistic", "protocol")
+        table = pd.read_csv(
             self.directory / METRICS,
-            dtype={"layer": "Int64", "head": "Int64", "model": "str", "analysis": "str", "statistic": "str"},
+            dtype={"layer": "Int64", "head": "Int64"} | dict.fromkeys(texts, "str"),
             keep_default_na=False,
-            na_values={name: [""] for name in ("layer", "head", "value", "ci_low", "ci_high", "images")},
+            na_values={name: [""] for name in COLUMNS if name not in texts},
         )
+        # results of before numbers carried their protocol have no such column
+        return table if "protocol" in table else table.assign(protocol="")
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

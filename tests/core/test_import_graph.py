@@ -19,7 +19,7 @@ FOLDERS = {
 OUTER = {"kamim_analysis.train", "kamim_analysis.analyses", "kamim_analysis.figures"}
 # what figures may take from the core: nothing that needs torch or a model
 FOR_FIGURES = {f"kamim_analysis.{name}" for name in ("results", "errors", "plugins", "output", "bootstrap", "version")}
-FOR_FIGURES |= {f"kamim_analysis.{name}" for name in ("cka", "comparison", "shared_neighbours")}
+FOR_FIGURES |= {f"kamim_analysis.{name}" for name in ("cka", "comparison", "protocol", "shared_neighbours")}
 
 
 @cache
