@@ -11,6 +11,7 @@ from torch import Tensor
 from kamim_analysis.bootstrap import mean_interval
 from kamim_analysis.masking.random_blocks import random_blocks
 from kamim_analysis.patches import block_mean
+from kamim_analysis.protocol import protocol
 from kamim_analysis.reconstruction import masked_l1, mean_colour_l1, pixel_mask
 from kamim_analysis.results import Row, rows_of
 
@@ -158,6 +159,7 @@ class Reconstruction(Analysis):
         self.append("reference_range", (original.amax() - original.amin()).expand(len(original)))
         # torchmetrics' own choice where none is given: the greater range of the two
         span = max(float(prediction.amax() - prediction.amin()), float(original.amax() - original.amin()))
+        span = span or 1.0  # without any range torchmetrics would divide by zero
         ssim = structural_similarity_index_measure(prediction, original, data_range=span, reduction="none")
         self.append("reference_ssim", cast(Tensor, ssim).reshape(-1))
 
@@ -187,14 +189,30 @@ class Reconstruction(Analysis):
         """Rows for both protocols; array `pixels` [images, 4, H, W, 3]: original, masked, predicted, pasted."""
         findings = Findings("reconstruction", {"pixels": self.collected("shown")[:_IMAGES].numpy()})
         l1, quality = as_array(self.collected("l1")), as_array(self.collected("quality"))
+        ratio = self.subject.masking.ratio
+        findings.protocol = self._protocol(ratio, "normalised")
         for i, name in enumerate(("masked_l1", "mean_colour_l1")):
             findings.add(name, l1[:, i : i + 1], [None])
+        self._add_by_density(findings)
+        findings.protocol = self._protocol(ratio, "in [0, 1]")
         for i, name in enumerate(Quality._fields):
             findings.add(name, quality[:, i : i + 1], [None])
-        self._add_by_density(findings)
-        findings.rows.append(self._reference_psnr())
-        findings.add("ssim_reference", as_array(self.collected("reference_ssim"))[:, None], [None])
+        findings.protocol = self._protocol(_REFERENCE_RATIO, "normalised, visible ones predicted too, range by batch")
+        self._add_reference(findings)
         return findings
+
+    def _protocol(self, ratio: float, pixels: str) -> str:
+        """What the numbers depend on besides the model."""
+        height, width = self.subject.anatomy.image_size
+        return protocol(
+            evaluation="reconstruction",
+            resolution=height if height == width else f"{height} x {width}",
+            test=self.count("l1"),
+            seeds=1,
+            mask_ratio=ratio,
+            mask_unit=self.subject.masking.unit,
+            pixels=pixels,
+        )
 
     def _add_by_density(self, findings: Findings) -> None:
         """Rows `error_keypoint_spearman`, its `_control`, and `_excess`, the difference; none without a keypoint."""
@@ -202,13 +220,21 @@ class Reconstruction(Analysis):
         name = "error_keypoint_spearman"
         if len(follows):
             findings.add(name, follows[:, None], [None])
-            findings.rows += rows_of(findings.analysis, f"{name}_control", control[:, None], layers=[None])
+            findings.rows += rows_of(
+                findings.analysis, f"{name}_control", control[:, None], layers=[None], protocol=findings.protocol
+            )
             findings.add(f"{name}_excess", (follows - control)[:, None], [None])
 
-    def _reference_psnr(self) -> Row:
-        """Pooled as torchmetrics does: of the mean squared error over all images, so the interval is of that."""
+    def _add_reference(self, findings: Findings) -> None:
+        """PSNR pooled as torchmetrics does: of the mean squared error over all images, so the interval is of that.
+
+        No row of it where all pictures are of one colour: there is no range then to measure the error by.
+        """
         error = as_array(self.collected("reference_error"))
         peak = float(as_array(self.collected("reference_range")).mean())
-        mean, low, high = mean_interval(error[:, None])
-        value, best, worst = (float(_psnr(number, peak)[0]) for number in (mean, low, high))
-        return Row("reconstruction", None, None, "psnr_reference", value, worst, best, len(error))
+        if peak > 0:
+            mean, low, high = mean_interval(error[:, None])
+            value, best, worst = (float(_psnr(number, peak)[0]) for number in (mean, low, high))
+            row = Row("reconstruction", None, None, "psnr_reference", value, worst, best, len(error), findings.protocol)
+            findings.rows.append(row)
+        findings.add("ssim_reference", as_array(self.collected("reference_ssim"))[:, None], [None])

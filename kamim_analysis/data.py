@@ -1,28 +1,33 @@
-"""Pictures with labels, from wherever they lie: the bundled photographs, a directory, or any timm data set."""
+"""Pictures with labels, from wherever they lie: the bundled photographs, a directory, or a data set by name."""
 
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from . import photographs
-from .decode import UnreadableImage, read_rgb, to_rgb
+from . import photographs, plugins
+from .decode import UnreadableImage, read_rgb
 from .errors import UserError
 
 Split = Literal["train", "val"]
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .jp2 .jpe .jfif .avif".split())
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "test")}
 _TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
+_NAMED = "kamim_analysis.data_sets"
 # crops in the photographs' splits, a multiple of the twelve pictures
 _PHOTOGRAPH_CROPS: dict[Split, int] = {"train": 6144, "val": 2304}
 
 log = logging.getLogger(__name__)
+
+
+def _unmarked(_index: int) -> str:
+    return "unmarked"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class Pictures:
     length: int
     reader: Callable[[int], tuple[UInt8[ndarray, "y x 3"], int]] = field(repr=False)
     namer: Callable[[int], str] = field(repr=False, default=str)
+    marker: Callable[[int], object] = field(repr=False, default=_unmarked)
+    unlabelled: str = ""
+    """Why the source has no labels, as what is said of its pictures; empty where it has. All are then of class 0."""
 
     def __len__(self) -> int:
         return self.length
@@ -49,18 +57,46 @@ class Pictures:
         """What to call picture `index`: its path, relative to the data, where it has one."""
         return self.namer(index)
 
+    def stamp(self, index: int) -> str:
+        """What tells, without decoding, that picture `index` is still the same one: its identity and a mark.
+
+        The mark is the size in bytes of a file (-1 where it is gone), a check sum of pixels held in memory, the split
+        and seed of a crop of the photographs.
+        """
+        return f"{self.namer(index)} {self.marker(index)}"
+
 
 def open_pictures(source: str, split: Split, *, root: str | None = None, seed: int = 0) -> Pictures:
-    """The pictures of a DATA argument: `photographs`, a directory, or a timm data set's name.
+    """The pictures of a DATA argument: `photographs`, a directory, or a data set by timm's name for it.
 
-    A directory without train/ and val/ has one split, which serves as both. `root` is where a timm data set lies.
-    Raises UserError for a source that is missing, empty or cannot be read by index.
+    A directory without train/ and val/ has one split, which serves as both. `root` is where a data set by name lies;
+    nothing is ever downloaded. Raises UserError for a source that is missing, empty or cannot be read by index.
     """
     if source == "photographs":
         return _open_photographs(split, seed)
+    kind, _, name = source.partition("/")
+    name = {"inat": "inaturalist"}.get(name.lower(), name.lower())  # timm's spellings
+    if kind == "torch" and name in plugins.names(_NAMED):
+        return _open_named(source, name, split, root)
     if source.startswith(_TIMM_PREFIXES):
-        return _open_timm(source, split, root)
+        from .data_sets._timm import open_timm
+
+        return open_timm(source, split, root)
     return _open_directory(Path(source), split)
+
+
+def _open_named(source: str, name: str, split: Split, root: str | None) -> Pictures:
+    """A data set with a reader of its own. Raises UserError that says what must lie where."""
+    data_set = plugins.load(_NAMED, name, "data set")
+    if root is None:
+        raise UserError(f"{source!r} needs --data_root DIR (data.root in a recipe); there must be {data_set.NEEDS}")
+    try:
+        pictures: Pictures = data_set.open_set(source, Path(root).expanduser(), split)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{source!r} in DIR = {root!r} lacks {str(error.filename)!r}; there must be {data_set.NEEDS}"
+        ) from error
+    return pictures
 
 
 def has_two_splits(source: str) -> bool:
@@ -76,8 +112,9 @@ def check_source(source: str) -> None:
         return
     if not Path(source).is_dir():
         raise UserError(
-            f"no data at {source!r}: give 'photographs', an existing directory of images, or a timm data set's name "
-            f"that begins with one of {', '.join(_TIMM_PREFIXES)}"
+            f"no data at {source!r}: give 'photographs', an existing directory of images, or a data set's name "
+            f"({', '.join(f'torch/{name}' for name in plugins.names(_NAMED))}, or timm's, which begins with one of "
+            f"{', '.join(_TIMM_PREFIXES)})"
         )
     if next(_image_files(Path(source)), None) is None:
         raise UserError(f"directory {source!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -85,32 +122,62 @@ def check_source(source: str) -> None:
 
 def _open_photographs(split: Split, seed: int) -> Pictures:
     names = tuple(path.stem for path in photographs.paths())
-    count = _PHOTOGRAPH_CROPS[split]
+    crops, count = _Photographs(split, seed, names), _PHOTOGRAPH_CROPS[split]
     return Pictures(
         name="photographs",
         classes=names,
         labels=np.arange(count) % len(names),
         length=count,
-        reader=_PhotographReader(split, seed),
-        namer=_Names([f"{names[i % len(names)]}#{i // len(names)}" for i in range(count)]),
+        reader=crops.read,
+        namer=crops.name,
+        marker=crops.mark,
     )
 
 
 @dataclass(frozen=True)
-class _PhotographReader:
+class _Photographs:
     split: Split
     seed: int
+    names: tuple[str, ...]
 
-    def __call__(self, index: int) -> tuple[UInt8[ndarray, "y x 3"], int]:
+    def read(self, index: int) -> tuple[UInt8[ndarray, "y x 3"], int]:
         return photographs.crop(index, self.split, self.seed)
+
+    def name(self, index: int) -> str:
+        return f"{self.names[index % len(self.names)]}#{index // len(self.names)}"
+
+    def mark(self, _index: int) -> str:
+        return f"{self.split} {self.seed}"
 
 
 @dataclass(frozen=True)
-class _Names:
-    names: Sequence[str]
+class Files:
+    """Pictures in files, their names relative to `root`."""
 
-    def __call__(self, index: int) -> str:
+    root: Path
+    names: Sequence[str]
+    labels: ndarray
+
+    def read(self, index: int) -> tuple[UInt8[ndarray, "y x 3"], int]:
+        """The decoded file and its class. Raises UnreadableImage."""
+        return read_rgb(self.root / self.names[index], self.names[index]), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """The file, relative to the root."""
         return self.names[index]
+
+    def size(self, index: int) -> int:
+        """Bytes of the file; -1 where it is gone."""
+        try:
+            return (self.root / self.names[index]).stat().st_size
+        except OSError:
+            return -1
+
+    def pictures(self, source: str, classes: tuple[str, ...], unlabelled: str = "") -> Pictures:
+        """The files as a collection."""
+        return Pictures(
+            source, classes, self.labels, len(self.names), self.read, self.name, self.size, unlabelled=unlabelled
+        )
 
 
 def _split_folder(root: Path, split: Split) -> Path | None:
@@ -142,7 +209,8 @@ def _open_directory(root: Path, split: Split) -> Pictures:
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[name] for name in class_of])
     names = [path.relative_to(folder).as_posix() for path in files]
-    return Pictures(root.name, classes, labels, len(files), _FileReader(folder, names, labels), _Names(names))
+    flat = "they lie in no class folders" if classes == (".",) else ""
+    return Files(folder, names, labels).pictures(root.name, classes, flat)
 
 
 def _classes(root: Path) -> tuple[str, ...]:
@@ -151,57 +219,6 @@ def _classes(root: Path) -> tuple[str, ...]:
     folders = [folder for folder in both if folder]
     found = {path.relative_to(folder).parent.as_posix() for folder in folders for path in _image_files(folder)}
     return tuple(sorted(found))
-
-
-@dataclass(frozen=True)
-class _FileReader:
-    root: Path
-    names: Sequence[str]
-    labels: ndarray
-
-    def __call__(self, index: int) -> tuple[UInt8[ndarray, "y x 3"], int]:
-        return read_rgb(self.root / self.names[index], self.names[index]), int(self.labels[index])
-
-
-def _open_timm(source: str, split: Split, root: str | None) -> Pictures:
-    import timm.data
-    import torch
-
-    try:
-        dataset = timm.data.create_dataset(source, root=root, split="train" if split == "train" else "validation")
-        length = len(dataset)
-    except Exception as error:  # each back end raises its own kind for missing files, packages and names
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"timm cannot open data set {source!r} in {root!r}: {reason}") from error
-    if isinstance(dataset, torch.utils.data.IterableDataset):
-        raise UserError(f"{source!r} can only be read in sequence; give a data set whose items can be read by index")
-    if hasattr(dataset, "loader"):  # torchvision's own would drop transparency
-        dataset.loader = read_rgb
-    labels = getattr(dataset, "targets", None)
-    classes = tuple(str(name) for name in getattr(dataset, "classes", ()))
-    return Pictures(
-        source, classes, None if labels is None else np.asarray(labels), length, _TimmReader(source, dataset)
-    )
-
-
-@dataclass(frozen=True)
-class _TimmReader:
-    source: str
-    dataset: Any
-
-    def __call__(self, index: int) -> tuple[UInt8[ndarray, "y x 3"], int]:
-        reader = getattr(self.dataset, "reader", None)
-        if reader is None:
-            image, label = self._item(index)
-            return (image if isinstance(image, ndarray) else to_rgb(image)), int(label)
-        file, label = reader[index]  # timm's own decoding would drop transparency on black
-        return read_rgb(file, f"{self.source}[{index}]"), int(label)
-
-    def _item(self, index: int) -> Any:
-        try:
-            return self.dataset[index]
-        except (UnreadableImage, OSError, ValueError, SyntaxError) as error:
-            raise UnreadableImage(f"{self.source}[{index}]", " ".join(str(error).split())) from error
 
 
 class Unreadable:

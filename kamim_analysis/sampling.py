@@ -6,6 +6,7 @@ import numpy as np
 from numpy import ndarray
 
 from .data import Pictures, Unreadable, has_two_splits, open_pictures
+from .errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class ChosenPictures:
     def single_class(self) -> bool:
         """Whether nothing can be told apart."""
         return self.classes == 1
+
+
+def check_classes(data: ChosenPictures) -> None:
+    """Raise UserError where what features tell of classes cannot be measured: labels missing, or one class only."""
+    for which, pictures, indices in (("", data.test, data.test_indices), ("training ", data.bank, data.bank_indices)):
+        if pictures is None:
+            continue
+        if pictures.unlabelled:
+            raise UserError(f"labels missing in {data.source!r}: {pictures.unlabelled}; k-NN and probes need classes")
+        if pictures.labels is not None and len(np.unique(pictures.labels[indices])) == 1:
+            raise UserError(f"the {which}pictures of {data.source!r} have a single class; k-NN and probes need two")
 
 
 def open_data(

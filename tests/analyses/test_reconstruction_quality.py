@@ -22,6 +22,7 @@ from kamim_analysis.analyses.reconstruction import (
 )
 from kamim_analysis.encoders import anatomy
 from kamim_analysis.keypoint_maps import keypoint_map
+from kamim_analysis.protocol import items
 from kamim_analysis.reconstruction import MEAN, STD, MaskedImageModel, MaskSettings, masked_l1, mean_colour_l1
 
 
@@ -277,3 +278,51 @@ def test_pictures_without_keypoints_leave_no_row_about_them(tiny_vit):
         )
     )  # fmt: skip
     assert not any("keypoint" in statistic for statistic in rows_of(analysis))
+
+
+def test_every_row_says_its_protocol(measured):
+    for name, row in rows_of(measured[0]).items():
+        told = items(row.protocol)
+        reference = name.endswith("_reference")
+        assert told["evaluation"] == "reconstruction"
+        assert (told["resolution"], told["test"], told["seeds"], told["mask_unit"]) == ("32", "6", "1", "16")
+        assert told["mask_ratio"] == ("0.4" if reference else "0.6"), name
+        in_unit_interval = name.startswith(("psnr", "ssim")) and not reference
+        assert told["pixels"].startswith("in [0, 1]" if in_unit_interval else "normalised"), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_pictures_of_one_colour_have_no_reference_psnr(tiny_vit, shift):
+    """They have no range; nor has the prediction of a head of biases alone, and then SSIM's constants decide."""
+    model = MaskedImageModel(tiny_vit()).eval()
+    torch.nn.init.zeros_(model.decoder[0].weight)
+    torch.nn.init.constant_(model.decoder[0].bias, 0.25 + shift)
+    subject = Subject(
+        label="tiny", anatomy=anatomy(model.encoder), mean=MEAN, std=STD, masked_model=model,
+        masking=MaskSettings(unit=16, ratio=0.6),
+    )  # fmt: skip
+    analysis = Reconstruction(subject)
+    images = torch.full((3, 3, 32, 32), 0.25)
+    analysis.update(
+        Batch(images=images, labels=torch.zeros(3).long(), indices=torch.arange(3), features=torch.zeros(3, 1))
+    )
+    rows = rows_of(analysis)
+    assert "psnr_reference" not in rows
+    for row in rows.values():
+        assert np.isfinite([row.value, row.ci_low, row.ci_high]).all(), row
+    # of two constants x and y, Wang's SSIM is (2xy + c) / (x^2 + y^2 + c), with c = 0.01^2 at a range of 1
+    x, y, c = 0.25, 0.25 + shift, 1e-4
+    assert rows["ssim_reference"].value == pytest.approx((2 * x * y + c) / (x * x + y * y + c), rel=1e-3)
+
+
+@torch.no_grad()
+def test_the_reference_psnr_s_interval_is_that_of_the_pooled_error(measured):
+    analysis, images, model = measured
+    mask, _ = masks_of(analysis, images, 0.4)
+    error = (model(images, mask) - images).square().mean((1, 2, 3)).double().numpy()
+    draws = np.random.default_rng(7).integers(0, 6, (20_000, 6))
+    peak = float(images.max() - images.min())
+    low, high = np.quantile(10 * np.log10(peak**2 / error[draws].mean(1)), [0.025, 0.975])
+    row = rows_of(analysis)["psnr_reference"]
+    assert (row.ci_low, row.ci_high) == pytest.approx((low, high), abs=0.1 * (high - low))

@@ -1,11 +1,14 @@
 """Which pictures are chosen, and in what order they are shown."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from kamim_analysis.data import Pictures, open_pictures
-from kamim_analysis.sampling import choose, open_data
+from kamim_analysis.errors import UserError
+from kamim_analysis.sampling import ChosenPictures, check_classes, choose, open_data
 
 
 def pictures(labels: list[int] | None, count: int = 60) -> Pictures:
@@ -90,3 +93,46 @@ def test_a_directory_without_splits_leaves_one_out(tmp_path):
     assert (data.bank, data.bank_indices, data.neighbours) == (None, [], 3)
     assert data.single_class
     assert data.classes == 1
+
+
+def put(root: Path, *names: str) -> str:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+    return str(root)
+
+
+def opened(source: str, images: int | None = None) -> ChosenPictures:
+    return open_data(source, None, images, 0, max_unreadable=0.01, bank_all=True)
+
+
+@pytest.mark.parametrize("names", [("1.png", "2.png"), ("train/1.png", "train/2.png", "val/1.png", "val/2.png")])
+def test_pictures_in_no_class_folders_have_no_labels(tmp_path, names):
+    data = opened(put(tmp_path, *names))
+    with pytest.raises(UserError, match=r"^labels missing in '.*': they lie in no class folders; k-NN and probes need"):
+        check_classes(data)
+
+
+@pytest.mark.parametrize(
+    ("names", "which"),
+    [
+        (("cat/1.png", "cat/2.png"), "the pictures"),
+        (("train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/cat/2.png"), "the pictures"),
+        (("train/cat/1.png", "train/cat/2.png", "val/cat/1.png", "val/dog/2.png"), "the training pictures"),
+    ],
+)
+def test_a_single_class_cannot_be_told_apart(tmp_path, names, which):
+    with pytest.raises(UserError, match=f"^{which} of '.*' have a single class; k-NN and probes need two"):
+        check_classes(opened(put(tmp_path, *names)))
+
+
+def test_a_single_class_among_those_drawn_is_refused(tmp_path):
+    source = put(tmp_path, *(f"cat/{i}.png" for i in range(30)), "dog/1.png")
+    check_classes(opened(source))
+    with pytest.raises(UserError, match="single class"):
+        check_classes(opened(source, 2))
+
+
+def test_two_classes_suffice(tmp_path):
+    check_classes(opened(put(tmp_path, "cat/1.png", "dog/2.png")))
+    check_classes(opened("photographs", 50))
