@@ -80,12 +80,14 @@ def _ours(path: Path, contents: Contents, description: dict[str, Any]) -> Source
     (state,) = contents.states.values()
     prefix = "encoder."
     whole = any(key.startswith(prefix) for key in state)
+    classifies = "classifier" in description  # a probe or a fine-tuned model: its head predicts no pixels
     recognised = Recognised(
         architecture=description["architecture"],
         model_args=description["model_args"],
         encoder={k.removeprefix(prefix): v for k, v in state.items() if not whole or k.startswith(prefix)},
         # all the rest, so that the strict load names what is not head or mask token
-        decoder={k: v for k, v in state.items() if not k.startswith(prefix)} if whole else {},
+        decoder={k: v for k, v in state.items() if not k.startswith(prefix)} if whole and not classifies else {},
+        layer_norm_eps=description.get("layer_norm_eps"),
     )
     cfg = description.get("pretrained_cfg") or _evaluation(recognised, {}, known_origin=True)[0]
     return Source(path=path, layout=OURS, branch="", recognised=recognised, notes=(), sha256=_sha256(path),

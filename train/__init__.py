@@ -1,1 +1,1 @@
-"""Pretraining: recipes, objectives, the loop."""
+"""Pretraining, linear probe and fine-tuning: recipes, objectives, the loop."""

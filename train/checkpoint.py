@@ -17,24 +17,36 @@ from kamim_analysis import weights_file
 from kamim_analysis.errors import UserError
 from kamim_analysis.version import __version__
 
+from .objective_module import ObjectiveModule
+
 ENCODER = "encoder.safetensors"
 
 
-def describe(objective: Any, step: int) -> dict[str, Any]:
-    """What stands beside the weights in a file, enough to build the model again."""
+def describe(objective: ObjectiveModule, step: int, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the weights in a file, enough to build the model again and to tell how it was trained."""
     encoder = objective.encoder
     config = encoder.pretrained_cfg
-    description: dict[str, Any] = objective.description
+    shown = ["input_size", "mean", "std", "crop_pct", "interpolation"]
+    if config.get("crop_mode", "center") != "center":
+        shown.append("crop_mode")
     return {
         "architecture": encoder.architecture,
         "model_args": encoder.model_args,
-        "pretrained_cfg": {key: config[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")},
+        "pretrained_cfg": {key: config[key] for key in shown},
         "step": step,
         "version": __version__,
-    } | description
+    } | objective.describe(recipe)
 
 
-def save(run: Path, objective: Any, optimizer: torch.optim.Optimizer, step: int, keep: int) -> Path:
+def save(
+    run: Path,
+    objective: ObjectiveModule,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    *,
+    recipe: dict[str, Any],
+    keep: int,
+) -> Path:
     """Write `checkpoints/step-N` aside, flush it, rename it, then point `last` at it; older ones go.
 
     Whatever moment the process is killed at, `last` names a complete checkpoint.
@@ -43,7 +55,8 @@ def save(run: Path, objective: Any, optimizer: torch.optim.Optimizer, step: int,
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    weights_file.write_state(aside / "model.safetensors", objective.model.state_dict(), describe(objective, step))
+    description = describe(objective, step, recipe)
+    weights_file.write_state(aside / "model.safetensors", objective.model.state_dict(), description)
     state = {"step": step, "optimizer": optimizer.state_dict(), "version": __version__}
     torch.save(state, aside / "state.pt")
     for file in aside.iterdir():
@@ -57,30 +70,44 @@ def save(run: Path, objective: Any, optimizer: torch.optim.Optimizer, step: int,
     return folder
 
 
-def load(run: Path, objective: Any, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the last checkpoint of a run; the step it was written after, or 0 where there is none."""
+def load(run: Path, objective: ObjectiveModule, optimizer: torch.optim.Optimizer) -> int:
+    """Restore the last checkpoint of a run; the step it was written after, or 0 where there is none.
+
+    Raises UserError for a checkpoint that does not fit, and where the model that the run started from has changed.
+    """
     last = run / "last"
     if not last.is_file():
         return 0
     folder = run / "checkpoints" / last.read_text(encoding="utf-8").strip()
-    weights = weights_file.read(folder / "model.safetensors").states[""]
+    contents = weights_file.read(folder / "model.safetensors")
+    _check_start(run, contents.description or {}, objective.describe({}))
     weights_file.check(folder / "state.pt")
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     try:
-        objective.model.load_state_dict(weights)
+        objective.model.load_state_dict(contents.states[""])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise UserError(f"checkpoint {str(folder)!r} does not fit: {' '.join(str(error).split())}") from error
     return int(state["step"])
 
 
-def save_encoder(run: Path, objective: Any, step: int) -> None:
+def _check_start(run: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run that started from a trained model goes on from that very model."""
+    if then.get("starting_weights") != now.get("starting_weights"):
+        spec = now.get("started_from", {}).get("spec")
+        raise UserError(
+            f"the weights of model {spec!r} are not those that run {str(run)!r} started from; restore them, or give a "
+            "new directory"
+        )
+
+
+def save_encoder(run: Path, objective: ObjectiveModule, step: int, recipe: dict[str, Any]) -> None:
     """The encoder alone, for `kamim analyze` and for plain timm: `encoder.safetensors` and `encoder.json`.
 
     timm opens it by `create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0, **model_args)`,
     architecture and model_args as in encoder.json.
     """
-    description = describe(objective, step)
+    description = describe(objective, step, recipe)
     write_whole(run / "encoder.json", json.dumps(description, indent=2) + "\n")
     aside = run / f"{ENCODER}.partial"
     encoder: nn.Module = objective.encoder

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from kamim_analysis import encoders
-from kamim_analysis.data import Unreadable, open_pictures
+from kamim_analysis.data import Unreadable
 from kamim_analysis.encoders import anatomy
-from kamim_analysis.reconstruction import MEAN, STD
 from kamim_analysis.runtime import resolve_precision
 
 from . import checkpoint, run_directory
 from .metrics_log import MetricsLog
+from .objective_module import ObjectiveModule
 from .recipe import Recipe
 from .samples import Order, TrainingSamples, load_samples
 from .schedule import build_optimizer, build_schedule
+from .settings import as_dict
+from .start import Start
 from .views import Augmentation
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class _Run:
     recipe: Recipe
     out: Path
     accelerator: Accelerator
-    objective: Any
+    objective: ObjectiveModule
     wrapped: Any
     optimizer: Any
     schedule: Any
@@ -47,13 +48,29 @@ class _Run:
     last_step: int
 
 
-def train(recipe: Recipe, out: Path, monitor: Monitor | None = None) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """Where a training has come to."""
+
+    objective: ObjectiveModule
+    complete: bool
+    """Whether the recipe's whole schedule is done, not only its `max_steps`."""
+
+
+def begin(recipe: Recipe) -> Start:
+    """Pictures and encoder that the recipe starts from, random weights by its seed."""
+    torch.manual_seed(recipe.seed)
+    return recipe.objective.start(recipe)
+
+
+def train(recipe: Recipe, out: Path, monitor: Monitor | None = None, start: Start | None = None) -> Trained:
     """Train by a recipe into the run directory `out`; an existing run of the same recipe goes on where it stopped.
 
-    Raises UserError for settings that do not fit, and after the run when too many pictures could not be read.
+    `start` is what `begin` returned, for a caller who needs it too. Raises UserError for settings that do not fit, and
+    after the run when too many pictures could not be read.
     """
     run_directory.check(out, recipe)
-    run = _build(recipe, out)
+    run = _build(recipe, out, start or begin(recipe))
     complete = run.first_step >= run.last_step
     if complete:
         log.info("%s is already complete at step %d", out, run.first_step)
@@ -62,13 +79,15 @@ def train(recipe: Recipe, out: Path, monitor: Monitor | None = None) -> None:
             _steps(run, metrics, monitor)
     # a run killed after its last checkpoint still lacks the encoder
     if run.accelerator.is_main_process and not (complete and (out / checkpoint.ENCODER).is_file()):
-        checkpoint.save_encoder(out, run.objective, max(run.first_step, run.last_step))
+        checkpoint.save_encoder(out, run.objective, max(run.first_step, run.last_step), as_dict(recipe))
     run.unreadable.check()
+    whole = recipe.optim.epochs * run.order.steps_per_epoch
+    return Trained(run.objective, max(run.first_step, run.last_step) >= whole)
 
 
-def _build(recipe: Recipe, out: Path) -> _Run:
+def _build(recipe: Recipe, out: Path, start: Start) -> _Run:
     """Everything up to the first step. The run directory is made last, so that a refusal leaves nothing behind."""
-    pictures = open_pictures(recipe.data.source, "train", root=recipe.data.root, seed=recipe.seed)
+    pictures = start.pictures
     accelerator = _accelerator(recipe)
     order = Order(
         length=len(pictures),
@@ -78,16 +97,13 @@ def _build(recipe: Recipe, out: Path) -> _Run:
         processes=accelerator.num_processes,
         rank=accelerator.process_index,
     )
-    torch.manual_seed(recipe.seed)
-    objective = recipe.objective.build(_encoder(recipe))
-    view = recipe.objective.view(
-        _augmentation(recipe), recipe.encoder.image_size, anatomy(objective.encoder).mask_patch
-    )
+    objective = recipe.objective.build(start)
+    view = recipe.objective.view(_augmentation(recipe), objective.encoder)
     if recipe.efficiency.compile:
         for block in anatomy(objective.encoder).blocks:
             objective.encoder.get_submodule(block.path).compile()
     objective.to(accelerator.device)
-    optimizer = build_optimizer(objective, recipe.optim)
+    optimizer = build_optimizer(objective, recipe.optim, objective.rate_scales)
     first_step = checkpoint.load(out, objective, optimizer)
     schedule = build_schedule(optimizer, recipe.optim, order.steps_per_epoch)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
@@ -123,19 +139,6 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         gradient_accumulation_steps=recipe.efficiency.accumulate,
         cpu=device.type == "cpu",
     )
-
-
-def _encoder(recipe: Recipe) -> Any:
-    settings = recipe.encoder
-    encoder: Any = encoders.create(
-        settings.name, settings.image_size, sizes=settings.sizes(), drop_path_rate=settings.drop_path
-    )
-    size = settings.image_size
-    # what the trained encoder must be shown later: the whole picture, normalised as in training
-    encoder.pretrained_cfg.update(
-        mean=MEAN, std=STD, input_size=(3, size, size), crop_pct=1.0, interpolation="bilinear"
-    )
-    return encoder
 
 
 def _augmentation(recipe: Recipe) -> Augmentation:
@@ -185,7 +188,9 @@ def _save_and_look(run: _Run, step: int, metrics: MetricsLog, monitor: Monitor |
         return 0.0
     start = time.monotonic()
     if save and run.accelerator.is_main_process:
-        checkpoint.save(run.out, run.objective, run.optimizer, step, recipe.keep_checkpoints)
+        checkpoint.save(
+            run.out, run.objective, run.optimizer, step, recipe=as_dict(recipe), keep=recipe.keep_checkpoints
+        )
     if look and run.accelerator.is_main_process:
         assert monitor is not None
         monitor(run.objective.model, step, metrics)

@@ -30,10 +30,11 @@ class Data:
 class Encoder:
     """The vision transformer."""
 
-    name: str = "vit_base"
-    """vit_tiny, vit_small, vit_base, swin_tiny, swin_base, or any timm ViT or Swin by timm's name."""
-    image_size: int = 192
-    """Side of the square input in pixels."""
+    name: str | None = "vit_base"
+    """vit_tiny, vit_small, vit_base, swin_tiny, swin_base, or any timm ViT or Swin by timm's name; null where the
+    objective starts from a trained model."""
+    image_size: int | None = 192
+    """Side of the square input in pixels; null: the trained model's own."""
     patch_size: int | None = None
     """Side of a patch in pixels, where it differs from the named model's; likewise below."""
     width: int | None = None
@@ -77,7 +78,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's moments."""
     clip_norm: float = 1.0
-    """Gradients are scaled down to this norm at most."""
+    """Gradients are scaled down to this norm at most; `.inf`: never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,8 @@ class Monitor:
     """What is looked at while training, beside the training path."""
 
     every_epochs: int = 5
-    """k-NN, attention distance, NMI, reconstructions and attention maps every so many epochs; 0 never."""
+    """k-NN, attention distance, NMI, reconstructions and attention maps every so many epochs; 0 never. While a probe
+    or a fine-tuning trains: accuracy."""
     images: int = 256
     """Validation pictures looked at; as many training pictures serve as k-NN's neighbours."""
 
@@ -109,7 +111,7 @@ class Recipe:
     """A training run."""
 
     objective: Objective
-    """SimMIM or KAMIM, with its settings."""
+    """What is trained for: SimMIM, KAMIM, LinearProbe or FineTuning, with its settings."""
     data: Data = field(default_factory=Data)
     encoder: Encoder = field(default_factory=Encoder)
     optim: Optim = field(default_factory=Optim)

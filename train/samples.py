@@ -22,25 +22,25 @@ from .views import View
 
 
 class TrainingSamples(Dataset[Any]):
-    """Sample (epoch, index): picture `index` through the objective's view."""
+    """Sample (epoch, index): picture `index` through the objective's view, and its class `label`."""
 
     def __init__(self, pictures: Pictures, view: View, seed: int) -> None:
         self.pictures, self.view, self.seed = pictures, view, seed
 
     def __getitem__(self, at: tuple[int, int]) -> tuple[dict[str, Tensor], list[UnreadableImage]]:
         epoch, index = at
-        picture, failed = self._read(index)
+        picture, label, failed = self._read(index)
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(state[0]))
-            return self.view(picture), failed
+            return self.view(picture) | {"label": torch.tensor(label)}, failed
 
-    def _read(self, index: int) -> tuple[Any, list[UnreadableImage]]:
-        """The picture, or the next readable one in its place: a batch keeps its size."""
+    def _read(self, index: int) -> tuple[Any, int, list[UnreadableImage]]:
+        """The picture and its class, or the next readable one's in its place: a batch keeps its size."""
         failed: list[UnreadableImage] = []
         for step in range(len(self.pictures)):
             try:
-                return self.pictures.read((index + step) % len(self.pictures))[0], failed
+                return *self.pictures.read((index + step) % len(self.pictures)), failed
             except UnreadableImage as error:
                 failed.append(error)
         raise UserError(f"none of the {len(self.pictures)} images of {self.pictures.name} could be read")

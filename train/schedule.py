@@ -1,5 +1,7 @@
 """Optimizer and learning rate."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -8,20 +10,26 @@ from torch import nn
 from .recipe import Optim
 
 
-def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW; with `decay_biases_and_norms` false, one-dimensional weights form a group of their own without decay."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    if optim.decay_biases_and_norms:
-        groups: list[dict[str, Any]] = [{"params": weights}]
-    else:
-        groups = [
-            {"params": [p for p in weights if p.ndim > 1]},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    fused = weights[0].is_cuda
-    return torch.optim.AdamW(
-        groups, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused
-    )
+def build_optimizer(
+    model: nn.Module, optim: Optim, rate_scales: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.AdamW:
+    """AdamW over the weights that require a gradient; with `decay_biases_and_norms` false, one-dimensional ones do not
+    decay.
+
+    `rate_scales` multiplies the learning rate of the parameters that it names, at every step of the schedule. The first
+    group has the schedule's own rate, if any has.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            decay = optim.weight_decay if optim.decay_biases_and_norms or weight.ndim > 1 else 0.0
+            groups.setdefault((decay, rate_scales.get(name, 1.0)), []).append(weight)
+    described: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": decay, "lr_scale": scale}  # timm's schedulers know `lr_scale`
+        for (decay, scale), weights in sorted(groups.items(), reverse=True, key=lambda item: item[0])
+    ]
+    fused = described[0]["params"][0].is_cuda
+    return torch.optim.AdamW(described, lr=optim.learning_rate, betas=optim.betas, fused=fused)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, optim: Optim, steps_per_epoch: int) -> Any:

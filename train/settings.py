@@ -14,7 +14,6 @@ from jsonargparse import ArgumentError, ArgumentParser
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
 from kamim_analysis.keypoints._detector import Detector
-from kamim_analysis.timm_names import SHORT_NAMES, check_architecture
 
 from .objectives._objective import Objective
 from .recipe import FREE_TO_CHANGE, Recipe
@@ -71,14 +70,14 @@ def check(recipe: Recipe) -> None:
         raise UserError(
             f"optim.warmup_epochs {recipe.optim.warmup_epochs} is not less than optim.epochs {recipe.optim.epochs}"
         )
-    encoder = recipe.encoder
-    if encoder.name not in SHORT_NAMES:
-        check_architecture(encoder.name)
+    if not 0 <= recipe.encoder.drop_path < 1:
+        raise UserError(f"encoder.drop_path is {recipe.encoder.drop_path}; it must be at least 0 and less than 1")
+    recipe.objective.check(recipe)
+    size = recipe.encoder.image_size
     for name, cell in _cells(recipe).items():
-        if cell is not None and encoder.image_size % cell:
+        if cell is not None and size is not None and size % cell:
             raise UserError(
-                f"{name} {cell} does not divide encoder.image_size {encoder.image_size}; choose sizes of which one "
-                "divides the other"
+                f"{name} {cell} does not divide encoder.image_size {size}; choose sizes of which one divides the other"
             )
 
 

@@ -8,14 +8,19 @@ import cv2
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from kamim_analysis.encoders import anatomy
 from kamim_analysis.keypoint_maps import Style, keypoint_map
 from kamim_analysis.keypoints._detector import Detector
 from kamim_analysis.masking.random_blocks import random_blocks
 from kamim_analysis.patches import block_mean, divide
 from kamim_analysis.shapes import Size
+
+from .objectives._classification import Classification
+from .start import evaluation_transform
 
 View = Callable[[UInt8[ndarray, "y x 3"]], dict[str, Tensor]]
 """A view makes named tensors of a picture, with torch's global random state for whatever it draws."""
@@ -30,11 +35,11 @@ class Augmentation:
     horizontal_flip: float
     vertical_flip: float
 
-    def build(self, image_size: int) -> Any:
-        """torchvision's transform of uint8 [3, H, W]. No antialias, as in KAMIM's code."""
+    def build(self, image_size: int, *, antialias: bool = False) -> Any:
+        """torchvision's transform of uint8 [3, H, W]. No antialias in pretraining, as in KAMIM's code."""
         return v2.Compose(
             [
-                v2.RandomResizedCrop(image_size, scale=self.crop_scale, ratio=self.crop_ratio, antialias=False),
+                v2.RandomResizedCrop(image_size, scale=self.crop_scale, ratio=self.crop_ratio, antialias=antialias),
                 v2.RandomHorizontalFlip(self.horizontal_flip),
                 v2.RandomVerticalFlip(self.vertical_flip),
             ]
@@ -76,3 +81,33 @@ class KeypointView:
         pixels = cv2.merge([*sample["image"].numpy()])  # [3, S, S] to [S, S, 3], four times as fast as torch's copy
         keypoints = keypoint_map(pixels, self.detector, self.style)
         return sample | {"density": block_mean(torch.from_numpy(keypoints)[None], self.weight_patch)[0]}
+
+
+class LabelledView:
+    """A picture for a classifier, uint8 `image` [3, S, S], augmented as the settings say."""
+
+    def __init__(self, settings: Classification, augmentation: Augmentation, encoder: Any) -> None:
+        size = anatomy(encoder).image_size
+        self.transform: Any = {
+            "paper": lambda: _paper(settings, size),
+            "crop": lambda: augmentation.build(size.height, antialias=True),
+            "none": lambda: evaluation_transform(encoder, normalize=False),
+        }[settings.augmentation]()
+        self.takes_pillow = settings.augmentation == "none"
+
+    def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
+        """Resize and augment."""
+        if self.takes_pillow:
+            return {"image": self.transform(Image.fromarray(picture))}
+        return {"image": self.transform(torch.from_numpy(picture).permute(2, 0, 1))}
+
+
+def _paper(settings: Classification, size: Size) -> Any:
+    """The order and the squeezing of KAMIM's code; its normalisation comes later and leaves erased pixels black."""
+    return v2.Compose(
+        [
+            v2.Resize(tuple(size), antialias=False),
+            v2.TrivialAugmentWide(),
+            v2.RandomErasing(settings.erasing, scale=settings.erasing_scale, ratio=settings.erasing_ratio),
+        ]
+    )

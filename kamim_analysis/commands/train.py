@@ -1,4 +1,4 @@
-"""`kamim train`: pretrain by a recipe."""
+"""`kamim train`: train by a recipe."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..train.recipe import Recipe
 
-HELP = "pretrain an encoder by a recipe (SimMIM, KAMIM)"
+HELP = "train by a recipe (SimMIM, KAMIM, linear probe, fine-tuning)"
 
 
 def run(arguments: list[str]) -> None:
@@ -48,12 +48,20 @@ def run(arguments: list[str]) -> None:
 
 
 def train_and_monitor(recipe: "Recipe", out: Path) -> None:
-    """Train with the analyses watching: the one place where the two meet."""
+    """Train with the analyses watching: the one place where the two meet. A classifier is watched by its accuracy."""
+    from ..train.objectives._classification import Classification
+
+    objective = recipe.objective
+    if isinstance(objective, Classification):
+        from ..train.evaluated import train_and_judge
+
+        print(train_and_judge(recipe, out), flush=True)
+        return
+
     from ..analyses._monitor import Monitor
     from ..reconstruction import MaskSettings
     from ..train.loop import train
 
-    objective = recipe.objective
     masking = MaskSettings(unit=getattr(objective, "mask_unit", 32), ratio=getattr(objective, "mask_ratio", 0.6))
     monitor = None
     if recipe.monitor.every_epochs:

@@ -51,7 +51,7 @@ def test_overrides_compose_with_earlier_ones() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (("--objective", "Foo"), "unknown objective 'Foo'; there are: KAMIM, SimMIM"),
+        (("--objective", "Foo"), "unknown objective 'Foo'; there are: FineTuning, KAMIM, LinearProbe, SimMIM"),
         (("--objective.detector", "Foo"), "unknown detector 'Foo'; there are: FAST, ORB, SIFT"),
         (("--objective.heat", "1"), "Option 'heat' is not accepted"),
         (("--optim.rate", "1"), "unrecognized arguments: --optim.rate 1"),

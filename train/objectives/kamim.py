@@ -9,6 +9,7 @@ from kamim_analysis.train.objectives.simmim import SimMIM
 
 if TYPE_CHECKING:
     from kamim_analysis.train.masked_objective import MaskedObjective
+    from kamim_analysis.train.start import Start
     from kamim_analysis.train.views import Augmentation, View
 
 
@@ -25,15 +26,15 @@ class KAMIM(SimMIM):
     temperature: float = 0.25
     """T of equation 2; the lower, the more the keypoints count."""
 
-    def view(self, augmentation: "Augmentation", image_size: int, patch_size: int) -> "View":
+    def view(self, augmentation: "Augmentation", encoder: Any) -> "View":
         """SimMIM's view with the keypoint density of the crop."""
         from kamim_analysis.train.views import KeypointView
 
-        masked = super().view(augmentation, image_size, patch_size)
+        masked = super().view(augmentation, encoder)
         return KeypointView(masked, self.detector, self.map_style, self.weight_patch)
 
-    def build(self, encoder: Any) -> "MaskedObjective":
+    def build(self, start: "Start") -> "MaskedObjective":
         """SimMIM's module with weights."""
         from kamim_analysis.train.masked_objective import MaskedObjective
 
-        return MaskedObjective(encoder, self.mask_unit, self.mask_ratio, self.weight_patch, self.temperature)
+        return MaskedObjective(start.encoder, self.mask_unit, self.mask_ratio, self.weight_patch, self.temperature)

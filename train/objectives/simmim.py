@@ -7,6 +7,7 @@ from kamim_analysis.train.objectives._objective import Objective
 
 if TYPE_CHECKING:
     from kamim_analysis.train.masked_objective import MaskedObjective
+    from kamim_analysis.train.start import Start
     from kamim_analysis.train.views import Augmentation, View
 
 
@@ -19,14 +20,16 @@ class SimMIM(Objective):
     mask_ratio: float = 0.6
     """Share of the units that are hidden; their number is rounded up."""
 
-    def view(self, augmentation: "Augmentation", image_size: int, patch_size: int) -> "View":
+    def view(self, augmentation: "Augmentation", encoder: Any) -> "View":
         """The augmented crop and its mask."""
+        from kamim_analysis.encoders import anatomy
         from kamim_analysis.train.views import MaskedView
 
-        return MaskedView(augmentation, image_size, patch_size, self.mask_unit, self.mask_ratio)
+        body = anatomy(encoder)
+        return MaskedView(augmentation, body.image_size.height, body.mask_patch, self.mask_unit, self.mask_ratio)
 
-    def build(self, encoder: Any) -> "MaskedObjective":
+    def build(self, start: "Start") -> "MaskedObjective":
         """Mask token, encoder, linear head."""
         from kamim_analysis.train.masked_objective import MaskedObjective
 
-        return MaskedObjective(encoder, self.mask_unit, self.mask_ratio)
+        return MaskedObjective(start.encoder, self.mask_unit, self.mask_ratio)

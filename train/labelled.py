@@ -1,0 +1,95 @@
+"""Pictures with classes: those to learn from, and others to judge by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from kamim_analysis.data import Pictures, has_two_splits, open_pictures
+from kamim_analysis.errors import UserError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Two splits that share no picture."""
+
+    source: str
+    train: Pictures
+    test: Pictures
+    classes: int
+    held_out: float | None
+    """The share of each class that was held out for testing, where the source has one split."""
+
+
+def open_labelled(source: str, root: str | None, held_out: float, seed: int) -> Labelled:
+    """The source's training and validation pictures; of a source with one split, `held_out` of each class for testing.
+
+    Raises UserError where labels are missing or there is a single class.
+    """
+    pictures = open_pictures(source, "train", root=root, seed=seed)
+    if has_two_splits(source):
+        test = open_pictures(source, "val", root=root, seed=seed)
+        return Labelled(source, pictures, test, _classes(source, pictures, test), None)
+    classes = _classes(source, pictures)
+    assert pictures.labels is not None  # only data sets by name read first, and those have two splits
+    chosen = held_out_of_each_class(np.asarray(pictures.labels), held_out, seed)
+    train, test = subset(pictures, np.flatnonzero(~chosen)), subset(pictures, np.flatnonzero(chosen))
+    if not len(test) or not len(train):
+        raise UserError(f"{source!r} has one split of {len(pictures)} pictures, too few to hold some out for testing")
+    return Labelled(source, train, test, classes, held_out)
+
+
+def held_out_of_each_class(labels: ndarray, share: float, seed: int) -> ndarray:
+    """Which pictures are held out, [pictures] bool: of each class a random `share`, rounded, at least one and not all.
+
+    A class with a single picture is learned from.
+    """
+    draw = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == label))
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        chosen[members[:count]] = True
+    return chosen
+
+
+def subset(pictures: Pictures, indices: Sequence[int] | ndarray) -> Pictures:
+    """Some of the pictures, in the order of `indices`."""
+    chosen = np.asarray(indices)
+    return replace(
+        pictures,
+        labels=None if pictures.labels is None else pictures.labels[chosen],
+        length=len(chosen),
+        reader=_Through(pictures.reader, chosen),
+        namer=_Through(pictures.namer, chosen),
+        marker=_Through(pictures.marker, chosen),
+    )
+
+
+@dataclass(frozen=True)
+class _Through:
+    function: Any
+    indices: ndarray
+
+    def __call__(self, position: int) -> Any:
+        return self.function(int(self.indices[position]))
+
+
+def _classes(source: str, *splits: Pictures) -> int:
+    """How many classes there are in all splits together."""
+    remedy = "give a directory with a folder of pictures for each class"
+    for split in splits:
+        if split.unlabelled:
+            raise UserError(f"labels missing in {source!r}: {split.unlabelled}; {remedy}")
+    labels = [np.asarray(split.labels) for split in splits if split.labels is not None]
+    named = max(len(split.classes) for split in splits)
+    if any((some < 0).any() for some in labels) or not (labels or named):
+        raise UserError(f"labels missing in {source!r}; {remedy}")
+    count = max([named, *(int(some.max()) + 1 for some in labels if len(some))])
+    if count < 2 or (labels and len(np.unique(np.concatenate(labels))) < 2):
+        raise UserError(
+            f"the pictures of {source!r} have a single class, and to tell classes apart takes two; {remedy}"
+        )
+    return count
