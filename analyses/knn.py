@@ -1,19 +1,18 @@
 """k-NN classification of frozen features, the way DINO does it (Caron et al., arXiv 2104.14294, appendix)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from kamim_analysis.errors import UserError
-from kamim_analysis.results import Row, rows_of
+from kamim_analysis.protocol import protocol
 
 from ._analysis import Analysis, Batch, Findings, Subject, as_array
+from .evaluation.feature_protocol import feature_items
 
 QUESTION = "Do images of one class lie together?"
 HOW_TO_READ = "Share of pictures whose nearest neighbours in feature space vote for their own class."
@@ -22,6 +21,12 @@ COST = "one feature a picture, and one pass over the training split where there 
 BY_DEFAULT = True
 KS = (1, 10, 20, 100, 200)
 TEMPERATURE = 0.07
+# rows of the matrix of similarities that torch holds at a time, and its columns: 128 MB in float32
+_QUERIES_AT_ONCE, _BANK_AT_ONCE = 1024, 32768
+# queries times classes counted at a time: 64 MB in float64
+_VOTES_AT_ONCE = 2**23
+# faiss finds no more neighbours on a GPU
+_MOST_ON_GPU = 2048
 
 
 def neighbours(
@@ -29,17 +34,18 @@ def neighbours(
 ) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
     """Cosine similarity and index of each query's k most similar bank features, the nearest first.
 
-    Exact search: through faiss (flat inner product) on the CPU where it is installed, else by matrix product in torch.
+    Exact search in float32: through faiss (flat inner product), on all GPUs that it knows; where faiss is absent, or
+    the features lie on a GPU that it does not know, by matrix product in torch. Of neighbours that are found equally
+    similar the one with the smaller index comes first; which of them are found, where not all fit into k, is the
+    search's choice.
     """
-    queries, bank = normalize(queries.float(), dim=-1), normalize(bank.float(), dim=-1)
+    same = queries is bank
+    bank = normalize(bank.float(), dim=-1)
+    queries = bank if same else normalize(queries.float(), dim=-1)
     faiss = _faiss()
-    if faiss is not None and not bank.is_cuda:
-        index = faiss.IndexFlatIP(bank.shape[1])
-        index.add(bank.contiguous().numpy())
-        similarity, found = index.search(queries.contiguous().numpy(), k)
-        return torch.from_numpy(similarity), torch.from_numpy(found)
-    chunks = [(part @ bank.T).topk(k, dim=1) for part in queries.split(1024)]
-    return torch.cat([chunk.values for chunk in chunks]), torch.cat([chunk.indices for chunk in chunks])
+    if faiss is None or (bank.is_cuda and not faiss_knows_gpus()):
+        return _in_order(*_search_torch(queries, bank, k))
+    return _in_order(*_search_faiss(faiss, queries.cpu(), bank.cpu(), k))
 
 
 def _faiss() -> Any:
@@ -48,6 +54,52 @@ def _faiss() -> Any:
     except ImportError:
         return None
     return faiss
+
+
+def faiss_knows_gpus() -> bool:
+    """Whether faiss searches on GPUs: it is built for them, and there are some."""
+    faiss = _faiss()
+    return faiss is not None and faiss.get_num_gpus() > 0
+
+
+def _search_faiss(faiss: Any, queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """faiss takes the tensors' own memory; on the CPU without an index, which would be a copy of the bank."""
+    features = bank.contiguous().numpy()
+    if faiss_knows_gpus() and k <= _MOST_ON_GPU:
+        options = faiss.GpuMultipleClonerOptions()
+        options.shard = True  # each GPU a part of the bank, not a copy of it
+        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(features.shape[1]), options)
+        index.add(features)
+        similarity, found = index.search(queries.contiguous().numpy(), k)
+    else:
+        similarity, found = faiss.knn(queries.contiguous().numpy(), features, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return torch.from_numpy(similarity), torch.from_numpy(found)
+
+
+def _search_torch(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """A part of the queries against a part of the bank at a time: memory grows with neither."""
+    chunks = []
+    for part in queries.split(_QUERIES_AT_ONCE):
+        best = part.new_zeros(len(part), 0), torch.zeros(len(part), 0, dtype=torch.int64, device=part.device)
+        for start in range(0, len(bank), _BANK_AT_ONCE):
+            others = bank[start : start + _BANK_AT_ONCE]
+            found = (part @ others.T).topk(min(k, len(others)), dim=1)
+            similarity = torch.cat([best[0], found.values], dim=1)
+            index = torch.cat([best[1], found.indices + start], dim=1)
+            values, order = similarity.topk(min(k, similarity.shape[1]), dim=1)
+            best = values, index.gather(1, order)
+        chunks.append(best)
+    return torch.cat([values for values, _ in chunks]), torch.cat([index for _, index in chunks])
+
+
+def _in_order(similarity: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Equally similar neighbours by index; few rows have any."""
+    tied = (similarity[:, 1:] == similarity[:, :-1]).any(1).nonzero()[:, 0]
+    if len(tied):
+        by_index, order = found[tied].sort(dim=1)
+        values, then = similarity[tied].gather(1, order).sort(dim=1, descending=True, stable=True)
+        similarity[tied], found[tied] = values, by_index.gather(1, then)
+    return similarity, found
 
 
 def knn_correct(
@@ -93,10 +145,24 @@ def knn_predicted(
     similarity, found = neighbours(queries, bank, max(ks) + leave_one_out)
     if leave_one_out:
         similarity, found = _without_self(similarity, found)
-    weights, voted = (similarity.double() / temperature).exp(), bank_labels[found]
-    votes = weights.new_zeros(len(queries), int(bank_labels.max()) + 1)
+    classes = int(bank_labels.max()) + 1
+    at_once = max(_VOTES_AT_ONCE // classes, 1)
+    parts = [
+        _elected(near, bank_labels[indices], sorted(ks), temperature, classes)
+        for near, indices in zip(similarity.split(at_once), found.split(at_once), strict=True)
+    ]
+    return {k: torch.cat([part[k] for part in parts]) for k in sorted(ks)}
+
+
+def _elected(
+    similarity: Float[Tensor, "q k"], voted: Int64[Tensor, "q k"], ks: Sequence[int], temperature: float, classes: int
+) -> dict[int, Int64[Tensor, " q"]]:
+    """The class with most votes of the first k neighbours, by k, in one count."""
+    # weights relative to the nearest neighbour's, which elect the same and cannot overflow at any temperature
+    weights = ((similarity.double() - similarity[:, :1]) / temperature).exp()
+    votes = weights.new_zeros(len(voted), classes)
     predicted, counted = {}, 0
-    for k in sorted(ks):
+    for k in ks:
         votes.scatter_add_(1, voted[:, counted:k], weights[:, counted:k])
         predicted[k] = votes.argmax(1)
         counted = k
@@ -142,17 +208,21 @@ class KNN(Analysis):
         bank_labels = None if bank is None else self.collected("bank_labels")
         available = len(features) - 1 if bank is None else len(bank)
         ks = self.ks or [k for k in KS if k <= available]
-        findings = Findings("knn")
+        findings = Findings("knn", protocol=self._protocol(len(features), None if bank is None else len(bank)))
         if ks:
             for k, right in knn_correct(features, labels, bank, bank_labels, ks).items():
                 findings.add(f"top1_k{k}", as_array(right)[:, None], [self.subject.layers])
         return findings
 
+    def _protocol(self, test: int, train: int | None) -> str:
+        subject = self.subject
+        features: dict[str, object] = {"pooling": subject.pooling, "resolution": subject.anatomy.image_size[0]}
+        if subject.encoder is not None:
+            features = feature_items(subject.encoder, subject.pooling, final_norm=True)
+        return knn_protocol(features, test=test, train=train, temperature=TEMPERATURE)
 
-def accuracy_rows(correct: dict[int, Tensor], layer: int) -> list[Row]:
-    """Rows of metrics.csv for what `knn_correct` returns."""
-    rows: list[Row] = []
-    for k, right in correct.items():
-        values: NDArray[np.float64] = right.double().numpy()[:, None]
-        rows += rows_of("knn", f"top1_k{k}", values, layers=[layer])
-    return rows
+
+def knn_protocol(features: Mapping[str, object], *, test: int, train: int | None, temperature: float) -> str:
+    """What a reader must know of k-NN accuracies; `features`: how those were taken (`feature_items`)."""
+    neighbours = "leave one out" if train is None else train
+    return protocol(evaluation="knn", **features, train=neighbours, test=test, temperature=temperature)

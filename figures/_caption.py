@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from kamim_analysis.protocol import items
 from kamim_analysis.results import Results
 
 from ._figure import FigureModule
@@ -24,8 +25,14 @@ def caption(results: Results, module: FigureModule, numbers: pd.DataFrame) -> st
         _data(results, labels, _images(results, numbers, module)),
     ]
     if not module.EXAMPLES and "ci_low" in numbers and numbers["ci_low"].notna().any():
-        parts.append("Intervals: 95% percentile bootstrap over images.")
+        parts.append(f"Intervals: 95% percentile bootstrap over images{_seeds(numbers)}.")
     return " ".join([*parts, f"Source: {module.SOURCE}."])
+
+
+def _seeds(numbers: pd.DataFrame) -> str:
+    """Numbers of several seeds, which their protocol tells, have intervals over both."""
+    counts = {items(text).get("seeds", "1") for text in numbers.get("protocol", ())}
+    return " and seeds" if counts - {"1"} else ""
 
 
 def labels_in(results: Results, numbers: pd.DataFrame) -> list[str]:

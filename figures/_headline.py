@@ -1,6 +1,7 @@
 """The report's first table: a few numbers of each model."""
 
 import math
+import re
 from collections.abc import Callable
 from html import escape
 
@@ -77,7 +78,7 @@ def _cell(value: str, interval: str) -> str:
 def _nearest_k(results: Results) -> int | None:
     """The number of neighbours nearest to what the papers quote, of those there are."""
     statistics = set(results.select("knn").statistic)
-    neighbours = [int(text.removeprefix("top1_k")) for text in statistics if text.startswith("top1_k")]
+    neighbours = [int(text.removeprefix("top1_k")) for text in statistics if re.fullmatch(r"top1_k\d+", text)]
     return min(neighbours, key=lambda k: (abs(k - _USUAL_K), k), default=None)
 
 

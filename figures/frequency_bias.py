@@ -76,7 +76,8 @@ def numbers(results: Results) -> pd.DataFrame:
     parts = table.statistic.str.extract(r"^top1_(?P<filter>unfiltered|low_pass|high_pass)(?:_(?P<cycles>\d+))?$")
     table = table.assign(**{"filter": parts["filter"], "cycles": parts["cycles"].astype(float)})
     sides = {label: min(results.model(label)["image_size"]) for label in results.models}
-    table = table.assign(nyquist=2 * table.cycles / table.model.map(sides))
+    # of no rows at all, what is mapped would be text
+    table = table.assign(nyquist=2 * table.cycles / table.model.map(sides).astype(float))
     columns = ["model", "filter", "cycles", "nyquist", "value", "ci_low", "ci_high", "images"]
     return table[columns].sort_values(["model", "filter", "cycles"], kind="stable").reset_index(drop=True)
 

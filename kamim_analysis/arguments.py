@@ -3,12 +3,19 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from .errors import UserError
 from .model_spec import Reading
 from .plugins import check as check_name
 from .plugins import names as plugin_names
+
+#: the help on a model
+MODEL = (
+    "[LABEL=]SPEC; SPEC is a run directory, a weights file (FILE@teacher for one of its encoders), a directory with "
+    "config.json, timm:NAME (pretrained), hf:OWNER/NAME or random:NAME (a control with random weights; NAME may be a "
+    "run directory, whose architecture is taken)"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,6 +44,31 @@ def whole_number(least: int) -> Callable[[str], int]:
     return convert
 
 
+def number_of_images(text: str) -> int | None:
+    """An argument type: a whole number from 2 up, or `all`, which is None."""
+    try:
+        return None if text == "all" else whole_number(2)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor 'all'") from None
+
+
+def layers(text: str) -> Literal["all"] | list[int]:
+    """An argument type: `all`, `last`, or numbers of layers separated by commas, negative ones from the last.
+
+    >>> layers("all"), layers("last"), layers("0,8,-1")
+    ('all', [-1], [0, 8, -1])
+    """
+    if text == "all":
+        return "all"
+    try:
+        found = [-1 if part == "last" else int(part) for part in names(text)]
+    except ValueError:
+        found = []
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'all', 'last' nor numbers of layers separated by commas")
+    return found
+
+
 def names(text: str) -> list[str]:
     """An argument type: names separated by commas."""
     return [name for name in text.split(",") if name]
@@ -58,31 +90,34 @@ def share(text: str) -> float:
     return value
 
 
-def add_models_and_data(parser: Parser, *, images: int | None) -> None:
-    """MODEL... and how its pictures are chosen and shown."""
-    parser.add_argument(
-        "models",
-        nargs="+",
-        metavar="MODEL",
-        help="[LABEL=]SPEC; SPEC is a run directory, a weights file (FILE@teacher for one of its encoders), a "
-        "directory with config.json, timm:NAME (pretrained), hf:OWNER/NAME or random:NAME (a control with random "
-        "weights; NAME may be a run directory, whose architecture is taken)",
-    )
+def add_models_and_data(parser: Parser, *, images: int | None, pooling: bool = True) -> None:
+    """MODEL... and how its pictures are chosen and shown; `pooling`: whether one of mean and cls is to be chosen."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=MODEL)
     add_reading(parser)
-    parser.add_argument(
-        "--data", required=True, help="photographs, a directory of images, or a timm data set's name (torch/cifar10)"
-    )
-    parser.add_argument("--data_root", help="where a timm data set lies")
     parser.add_argument("--out", required=True, type=Path, help="directory for the results; it must be new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in --out")
+    if pooling:
+        parser.add_argument(
+            "--pooling", choices=["mean", "cls"], default="mean",
+            help="image-level feature (default: mean of patch tokens)",
+        )  # fmt: skip
+    add_pictures(parser, images=images)
+
+
+def add_pictures(parser: Parser, *, images: int | None) -> None:
+    """Which pictures a frozen model is shown, and how they come in."""
+    parser.add_argument(
+        "--data", required=True,
+        help="photographs, a directory of images, or a data set's name: "
+        f"{', '.join(f'torch/{name}' for name in plugin_names('kamim_analysis.data_sets'))}, or another of timm's",
+    )  # fmt: skip
+    parser.add_argument("--data_root", metavar="DIR", help="where a data set given by name lies; never downloaded")
     every = "all" if images is None else images
     parser.add_argument(
-        "--images", type=whole_number(2), default=images, help=f"number of pictures, drawn at random (default: {every})"
-    )
+        "--images", type=number_of_images, default=images, metavar="N|all",
+        help=f"number of pictures, drawn at random, or all (default: {every})",
+    )  # fmt: skip
     parser.add_argument("--image_size", type=whole_number(1), help="side of the input (default: the model's own)")
-    parser.add_argument(
-        "--pooling", choices=["mean", "cls"], default="mean", help="image-level feature (default: mean of patch tokens)"
-    )
     parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--batch_size", type=whole_number(1), default=32)
     parser.add_argument("--workers", type=whole_number(0), default=2, help="processes that load pictures (default: 2)")
@@ -90,6 +125,18 @@ def add_models_and_data(parser: Parser, *, images: int | None) -> None:
         "--max_unreadable", type=share, default=0.01,
         help="end with an error when more than this share of the pictures cannot be read (default: 0.01)",
     )  # fmt: skip
+
+
+def add_features(parser: Parser) -> None:
+    """Where features lie that need not be extracted anew; for commands that evaluate frozen features."""
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="STORE",
+        help="directories that kamim features wrote, one for each model (default: extract)",
+    )
 
 
 def add_heads(parser: Parser) -> None:

@@ -172,3 +172,51 @@ def test_features_on_a_gpu():
     expected = knn_correct(features, labels, None, None, KS)
     found = knn_correct(features.cuda(), labels.cuda(), None, None, KS)
     assert all(torch.equal(found[k].cpu(), expected[k]) for k in KS)
+
+
+def test_parts_of_queries_and_of_the_bank_find_what_the_whole_finds(monkeypatch):
+    (queries, _), (bank, _) = clusters(40, seed=1), clusters(90, seed=2)
+    monkeypatch.setattr(knn, "_faiss", lambda: None)
+    whole = neighbours(queries, bank, 30)
+    monkeypatch.setattr(knn, "_QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr(knn, "_BANK_AT_ONCE", 20)
+    parts = neighbours(queries, bank, 30)
+    torch.testing.assert_close(parts[0], whole[0])
+    assert torch.equal(parts[1], whole[1])
+
+
+def test_torch_finds_what_faiss_finds(monkeypatch):
+    if knn._faiss() is None:
+        pytest.skip("faiss is not installed")
+    (queries, _), (bank, _) = clusters(60, seed=1), clusters(300, seed=2)
+    by_faiss = neighbours(queries, bank, 120)
+    monkeypatch.setattr(knn, "_faiss", lambda: None)
+    by_torch = neighbours(queries, bank, 120)
+    torch.testing.assert_close(by_torch[0], by_faiss[0], rtol=0, atol=1e-6)
+    assert (by_torch[1] == by_faiss[1]).float().mean() > 0.999
+
+
+def test_equally_similar_neighbours_come_by_index(search):
+    bank = torch.tensor([[1.0, 0], [0, 1], [2, 0], [1, 1], [0, 5], [3, 0]])
+    _, found = neighbours(torch.tensor([[1.0, 0], [0, 1]]), bank, 6)
+    assert found.tolist() == [[0, 2, 5, 3, 1, 4], [1, 4, 3, 0, 2, 5]]
+
+
+def test_neither_parts_of_the_votes_nor_a_low_temperature_change_who_is_elected(monkeypatch):
+    (queries, labels), (bank, bank_labels) = clusters(50, seed=1), clusters(80, seed=2)
+    whole = knn_correct(queries, labels, bank, bank_labels, KS)
+    monkeypatch.setattr(knn, "_VOTES_AT_ONCE", 30)
+    parts = knn_correct(queries, labels, bank, bank_labels, KS)
+    assert all(torch.equal(parts[k], whole[k]) for k in KS)
+    # exp(1 / 0.0001) is beyond any float; the nearest outweighs all others then
+    cold = knn_correct(queries, labels, bank, bank_labels, KS, 1e-4)
+    assert all(torch.equal(cold[k], cold[1]) for k in KS)
+
+
+def test_torch_s_search_is_bounded_in_memory(monkeypatch):
+    monkeypatch.setattr(knn, "_faiss", lambda: None)
+    monkeypatch.setattr(knn, "_BANK_AT_ONCE", 500)
+    (queries, labels), (bank, bank_labels) = clusters(1500), clusters(4000)
+    with _Largest() as largest:
+        knn_correct(queries, labels, bank, bank_labels, [1, 10])
+    assert largest.elements <= 1024 * 600, "not the 6 million similarities"

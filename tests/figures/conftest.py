@@ -65,6 +65,9 @@ def rows_of_model(rng: np.random.Generator, layers: int, *, reconstruction: bool
     for analysis in ("attention_distance", "attention_nmi"):
         rows += [row(analysis, i, h, "mean") for i in range(1, layers + 1) for h in (None, 0, 1)]
     rows += [row("knn", layers, None, f"top1_k{k}") for k in (100, 1, 10)]
+    rows += [Row("knn", 1, None, "top1_k10", 0.4, 0.3, 0.5, 64)] * (layers == 3)
+    rows += few_shot_of_model(layers)
+    rows += aggregation_of_model(layers)
     names = OF_PATCHES + OF_CLS * (layers > 3)  # the third model has no cls token
     rows += [row("cls_attention", i, None, name) for i in reversed(range(1, layers + 1)) for name in names]
     rows += [row("token_norms", i, None, name) for i in reversed(range(layers + 1)) for name in NORMS]
@@ -78,6 +81,10 @@ def rows_of_model(rng: np.random.Generator, layers: int, *, reconstruction: bool
     rows += [row("frequency_bias", layers, None, f"top1_{name}") for name in (*filters, "unfiltered")]
     rows += [row("attribution", None, None, f"{name}_deletion_auc") for name in ("knn", "probe")]
     rows += [row("alignment", layers, None, name) for name in ("alignment", "distance_to_others", "relative_alignment")]
+    probed = [(i, pooling) for i in reversed(range(layers + 1)) for pooling in ("central", "mean", "cls")[: layers - 1]]
+    rows += [row("fast_probe", i, None, f"{name}_{p}")._replace(protocol=f"evaluation=fast_probe; pooling={p}")
+             for i, p in probed for name in ("top1", "held_out_top1")]  # fmt: skip
+    rows += [rows[-2]._replace(statistic="top1_best"), row("fast_probe", None, None, "majority")]
     if reconstruction:
         rows += [row("reconstruction", None, None, statistic) for statistic in ("masked_l1", "mean_colour_l1")]
         rows += [row("reconstruction", None, None, f"{KEYPOINTS[2]}{end}") for end in ("", "_control", "_excess")]
@@ -85,6 +92,35 @@ def rows_of_model(rng: np.random.Generator, layers: int, *, reconstruction: bool
         places = [(i, h) for i in reversed(range(1, layers + 1)) for h in (None, 0, 1)]
         rows += [row("attention_keypoints", i, h, name) for i, h in places]
         rows += [row("attention_keypoints", i, None, f"{name}_control") for i, h in places if h is None]
+    return rows
+
+
+def few_shot_of_model(layers: int) -> list[Row]:
+    """From 1, 5 and 10 pictures of each of three classes, at two depths, by two poolings; the k that fit."""
+    rng = np.random.default_rng(layers)
+    places = [(layer, pooling, v) for layer in (layers, 1) for pooling in ("mean", "cls") for v in (10, 1, 5)]
+    rows = []
+    for layer, pooling, v in places:
+        told = f"evaluation=few_shot; pooling={pooling}; train={3 * v}; test=64; seeds=5; per_class={v}"
+        for k in [k for k in (1, 10, 20) if k <= 3 * v]:
+            name, value = f"v{v}_k{k}{'_cls' * (pooling == 'cls')}", rng.uniform(0.2, 0.7)
+            rows.append(Row("few_shot", layer, None, f"top1_{name}", value, value - 0.1, value + 0.05, 64, told))
+            rows.append(Row("few_shot", layer, None, f"seed_deviation_{name}", 0.02, np.nan, np.nan, 64, told))
+    return rows
+
+
+def aggregation_of_model(layers: int) -> list[Row]:
+    """Poolings at two depths, of the third model without those that need a cls token."""
+    rng = np.random.default_rng(layers)
+    poolings = ["mean", "cls", "central", "cls_attention", "abmilp", "attentive"]
+    poolings = [name for name in poolings if layers > 3 or "cls" not in name]
+    names = [f"top1_{name}" for name in poolings] + [f"entropy_{name}" for name in poolings if name != "cls"]
+    names += [f"gain_over_mean_{name}" for name in poolings if name != "mean"] + ["entropy_of_average_attentive"]
+    rows = []
+    for layer, name in [(layer, name) for layer in (layers, 1) for name in names]:
+        told = f"evaluation=aggregation; pooling={name.split('_')[-1]}; train=80; test=64; seeds=3"
+        value = rng.uniform(-0.1, 0.1) if name.startswith("gain") else rng.uniform(0.4, 0.9)
+        rows.append(Row("aggregation", layer, None, name, value, value - 0.06, value + 0.04, 64, told))
     return rows
 
 
