@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -54,6 +54,18 @@ class Loading:
     workers: int = 2
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Features of one layer and pooling that can be read a few pictures at a time; a tensor is one."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[images, ...], as `Features.by_key` tells."""
+
+    def __getitem__(self, positions: Int64[Tensor, " b"], /) -> Tensor:
+        """Those of the pictures at these positions, in this order: [b, ...], float32."""
+
+
 @dataclass(frozen=True)
 class Features:
     """What was taken of the pictures that could be read, in their order."""
@@ -62,10 +74,19 @@ class Features:
     """Numbers of the pictures in their data."""
     labels: Int64[Tensor, " i"]
     by_key: Mapping[Key, Shaped[Tensor, "i ..."]]
-    """[images, C] for poolings, [images, N, C] for `PATCHES`, [images, N] for `CLS_WEIGHTS`; float32 on the CPU."""
+    """[images, C] for poolings, [images, N, C] for `PATCHES`, [images, N] for `CLS_WEIGHTS`; float32 on the CPU.
+
+    Those of a store are read when they are asked for, and not kept.
+    """
+    stored: Mapping[Key, Rows] | None = None
+    """The same, where they lie in a store."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def rows(self, key: Key) -> Rows:
+        """Features to be read in batches: `rows(key)[positions]`. Of a store, no more than those is ever in memory."""
+        return (self.stored or self.by_key)[key]
 
 
 def resolve_layers(chosen: Sequence[int] | Literal["all"], encoder: nn.Module) -> tuple[int, ...]:
@@ -98,6 +119,13 @@ def pooling_class(name: str) -> type[Pooling]:
 def parameter_free() -> list[str]:
     """Names of the poolings that learn nothing."""
     return [name for name in plugins.names(POOLINGS) if not pooling_class(name).LEARNED]
+
+
+def default_poolings(encoder: nn.Module) -> list[str]:
+    """The parameter-free poolings that an encoder offers, less those that need attention, which slows the pass."""
+    has_cls = anatomy(encoder).has_cls
+    classes = {name: pooling_class(name) for name in parameter_free()}
+    return [name for name, one in classes.items() if not one.NEEDS_ATTENTION and (has_cls or not one.NEEDS_CLS)]
 
 
 class Extractor:
@@ -166,7 +194,8 @@ class Extractor:
     def _take(self, layer: int, tokens: Tensor) -> None:
         prefix = self._prefix(layer)
         patches = patch_tokens(tokens, prefix).float()
-        cls = tokens[:, 0].float() if prefix and self.body.has_cls else None
+        # a copy: a view would keep all tokens of the layer in memory for as long as the feature is kept
+        cls = tokens[:, 0].float().clone() if prefix and self.body.has_cls else None
         grid = self.body.blocks[max(layer - 1, 0)].grid
         given = LayerTokens(patches, grid, cls, self._cls_attention.pop(layer, None))
         for key in self.keys:
@@ -188,8 +217,13 @@ def _pooled(layer: LayerTokens, name: str) -> Tensor:
     if name == CLS_WEIGHTS:
         assert layer.cls_attention is not None
         return layer.cls_attention
-    pooled: Tensor = pooling_class(name)(layer.patches.shape[-1])(layer)
+    pooled: Tensor = _pooling(name, layer.patches.shape[-1])(layer)
     return pooled
+
+
+@cache
+def _pooling(name: str, width: int) -> Pooling:
+    return pooling_class(name)(width)
 
 
 def batches_of(
@@ -200,8 +234,7 @@ def batches_of(
     loading: Loading,
     what: str,
 ) -> Iterator[ImageBatch]:
-    """This process's batches of the pictures at `indices`, with a progress bar."""
-    indices = processes.own(indices, loading.batch_size)
+    """Batches of the pictures at `indices`, with a progress bar."""
     batches = image_batches(
         pictures, indices, opened.transform, unreadable, batch_size=loading.batch_size, workers=loading.workers
     )
@@ -225,6 +258,7 @@ def extract(
     """
     device = best_device()
     extractor = Extractor(opened.encoder.to(device), wanted)
+    indices = processes.own(indices, loading.batch_size)
     kept: dict[Key, list[Tensor]] = {key: [] for key in extractor.keys}
     numbers, labels = [], []
     for batch in batches_of(opened, pictures, indices, unreadable, loading, what):

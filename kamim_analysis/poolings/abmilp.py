@@ -20,4 +20,5 @@ class AbMILP(WeightedSum):
 
     def weights(self, layer: LayerTokens) -> Float[Tensor, "b 1 n"]:
         """softmax(w . token) over the patches."""
-        return self.score(layer.patches).softmax(1).mT
+        scores: Tensor = self.score(layer.patches)
+        return scores.softmax(1).mT

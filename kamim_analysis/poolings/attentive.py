@@ -32,7 +32,8 @@ class Attentive(Pooling):
 
     def weights(self, layer: LayerTokens) -> Float[Tensor, "b q n"]:
         """softmax(q . token / sqrt(C)) over the patches, one row for each query."""
-        return (self.queries @ layer.patches.mT / self.width**0.5).softmax(-1)
+        scores: Tensor = self.queries @ layer.patches.mT / self.width**0.5
+        return scores.softmax(-1)
 
     def forward(self, layer: LayerTokens) -> Float[Tensor, "b d"]:
         """The groups that the queries gather, side by side."""
