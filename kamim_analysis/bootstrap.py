@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_RESAMPLES_AT_ONCE = 50
+
 
 @lru_cache(maxsize=2)
 def _draws(images: int, resamples: int, seed: int) -> NDArray[np.float32]:
     """How often each resample draws each image, [resamples, images]: its means are then one matrix product."""
-    counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    return counts.astype(np.float32)
+    draw, counts = np.random.default_rng(seed), np.empty((resamples, images), np.float32)
+    for part in np.array_split(counts, max(resamples // _RESAMPLES_AT_ONCE, 1)):  # NumPy counts in eight bytes
+        part[:] = draw.multinomial(images, np.full(images, 1 / images), size=len(part))
+    return counts
 
 
 def mean_interval(

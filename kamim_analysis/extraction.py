@@ -1,6 +1,7 @@
 """Features of chosen layers and poolings of a frozen encoder, all in one pass over the pictures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -233,7 +234,7 @@ def batches_of(
     unreadable: Unreadable,
     loading: Loading,
     what: str,
-) -> Iterator[ImageBatch]:
+) -> Generator[ImageBatch, None, None]:
     """Batches of the pictures at `indices`, with a progress bar."""
     batches = image_batches(
         pictures, indices, opened.transform, unreadable, batch_size=loading.batch_size, workers=loading.workers
@@ -261,13 +262,15 @@ def extract(
     indices = processes.own(indices, loading.batch_size)
     kept: dict[Key, list[Tensor]] = {key: [] for key in extractor.keys}
     numbers, labels = [], []
-    for batch in batches_of(opened, pictures, indices, unreadable, loading, what):
-        features = extractor(batch.images.to(device, non_blocking=True))
-        check_finite(features, batch.indices, pictures, opened.label)
-        for key, values in features.items():
-            kept[key].append(values.cpu())
-        numbers.append(batch.indices)
-        labels.append(batch.labels)
+    # closed at once after an error, so that the progress bar ends before the error is told
+    with closing(batches_of(opened, pictures, indices, unreadable, loading, what)) as batches:
+        for batch in batches:
+            features = extractor(batch.images.to(device, non_blocking=True))
+            check_finite(features, batch.indices, pictures, opened.label)
+            for key, values in features.items():
+                kept[key].append(values.cpu())
+            numbers.append(batch.indices)
+            labels.append(batch.labels)
     if not labels:
         raise UserError(f"none of the {len(indices)} images of {pictures.name} could be read")
     by_key = {key: processes.gathered(torch.cat(parts)) for key, parts in kept.items()}

@@ -6,11 +6,10 @@ hold whole batches, so the batches of a resumed run, and of several processes, a
 
 import json
 import logging
-import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -31,6 +30,7 @@ from .extraction import Extractor, Key, Loading, Wanted, batches_of, check_finit
 from .feature_store import FORMAT, INDEX, PARTIAL, FeatureStore, encoder_difference, open_store, tensor_name
 from .fingerprints import describe_encoder, indices_fingerprint, pictures_fingerprint
 from .opening import OpenedModel
+from .output import flush
 from .runtime import best_device
 from .sampling import ChosenPictures
 
@@ -201,8 +201,8 @@ def _check_space(extraction: Extraction, store: FeatureStore) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise UserError(
-            f"features need {megabytes(needed)} and {str(there)!r} has {megabytes(free)} free; take fewer --layers, "
-            "--poolings or --images, or --dtype float16"
+            f"features need {megabytes(needed)} and {str(there)!r} has {megabytes(free)} free; take fewer layers, "
+            "poolings or --images, or --dtype float16"
         )
     if missing:
         begun = len(store.shards) - len(missing)
@@ -227,15 +227,16 @@ def _write_shards(extraction: Extraction, split: str, shards: list[str], out: Pa
     indices = [i for shard in shards for i in extraction.pictures_of(shard)]
     pictures, opened = extraction.pictures(split), extraction.opened
     unreadable = Unreadable(len(indices))
-    batches = batches_of(opened, pictures, indices, unreadable, extraction.loading, f"features of {split}")
 
     def shard_of(batch: ImageBatch) -> str:
         return f"{split}/{bisect_left(chosen, int(batch.indices[0])) // extraction.shard_size:05d}"
 
     left = dict.fromkeys(shards)
-    for shard, group in groupby(batches, key=shard_of):
-        _write_shard(extraction, shard, group, out)
-        del left[shard]
+    # closed at once after an error, so that the progress bar ends before the error is told
+    with closing(batches_of(opened, pictures, indices, unreadable, extraction.loading, f"features of {split}")) as read:
+        for shard, group in groupby(read, key=shard_of):
+            _write_shard(extraction, shard, group, out)
+            del left[shard]
     for shard in left:  # not one of its pictures could be read
         _write_shard(extraction, shard, iter(()), out)
 
@@ -273,24 +274,13 @@ def _write_whole(path: Path, content: bytes) -> None:
     with _one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            aside.write_bytes(content)
+            flush(aside)
             aside.replace(path)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-        _flush_entries(path.parent)
-
-
-def _flush_entries(folder: Path) -> None:
-    """Force a directory's entries to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path.parent)
 
 
 @contextmanager

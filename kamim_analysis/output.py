@@ -1,5 +1,6 @@
 """Output directories that appear whole or not at all."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,3 +48,12 @@ def written_whole(out: Path) -> Iterator[Path]:
         out.rename(replaced)
     aside.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Force a file, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

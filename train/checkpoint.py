@@ -5,7 +5,6 @@ functions of (seed, step), and the schedule is of the step.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 
 from kamim_analysis import weights_file
 from kamim_analysis.errors import UserError
+from kamim_analysis.output import flush
 from kamim_analysis.version import __version__
 
 from .objective_module import ObjectiveModule
@@ -60,10 +60,10 @@ def save(
     state = {"step": step, "optimizer": optimizer.state_dict(), "version": __version__}
     torch.save(state, aside / "state.pt")
     for file in aside.iterdir():
-        _flush(file)
+        flush(file)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     write_whole(run / "last", folder.name + "\n")
     for old in sorted(folder.parent.glob("step-*"))[: -max(keep, 1)]:
         shutil.rmtree(old)
@@ -112,7 +112,7 @@ def save_encoder(run: Path, objective: ObjectiveModule, step: int, recipe: dict[
     aside = run / f"{ENCODER}.partial"
     encoder: nn.Module = objective.encoder
     weights_file.write_state(aside, encoder.state_dict(), description)
-    _flush(aside)
+    flush(aside)
     aside.replace(run / ENCODER)
 
 
@@ -120,14 +120,5 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old text or the new, never a part."""
     aside = path.with_name(path.name + ".partial")
     aside.write_text(text, encoding="utf-8")
-    _flush(aside)
+    flush(aside)
     aside.replace(path)
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or a directory's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

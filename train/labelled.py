@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy import ndarray
 
 from kamim_analysis.data import Pictures, has_two_splits, open_pictures
 from kamim_analysis.errors import UserError
+from kamim_analysis.splits import stratified
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Labelled:
 def open_labelled(source: str, root: str | None, held_out: float, seed: int) -> Labelled:
     """The source's training and validation pictures; of a source with one split, `held_out` of each class for testing.
 
-    Raises UserError where labels are missing or there is a single class.
+    Raises UserError where labels are missing, there is a single class, or a class has too few pictures to be split.
     """
     pictures = open_pictures(source, "train", root=root, seed=seed)
     if has_two_splits(source):
@@ -34,25 +36,10 @@ def open_labelled(source: str, root: str | None, held_out: float, seed: int) -> 
         return Labelled(source, pictures, test, _classes(source, pictures, test), None)
     classes = _classes(source, pictures)
     assert pictures.labels is not None  # only data sets by name read first, and those have two splits
-    chosen = held_out_of_each_class(np.asarray(pictures.labels), held_out, seed)
-    train, test = subset(pictures, np.flatnonzero(~chosen)), subset(pictures, np.flatnonzero(chosen))
-    if not len(test) or not len(train):
-        raise UserError(f"{source!r} has one split of {len(pictures)} pictures, too few to hold some out for testing")
+    labels = torch.as_tensor(np.asarray(pictures.labels))
+    parts = stratified(labels, (1 - held_out, held_out), seed, pictures.classes)
+    train, test = (subset(pictures, part.numpy()) for part in parts)
     return Labelled(source, train, test, classes, held_out)
-
-
-def held_out_of_each_class(labels: ndarray, share: float, seed: int) -> ndarray:
-    """Which pictures are held out, [pictures] bool: of each class a random `share`, rounded, at least one and not all.
-
-    A class with a single picture is learned from.
-    """
-    draw = np.random.default_rng(seed)
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = draw.permutation(np.flatnonzero(labels == label))
-        count = min(max(round(share * len(members)), 1), len(members) - 1)
-        chosen[members[:count]] = True
-    return chosen
 
 
 def subset(pictures: Pictures, indices: Sequence[int] | ndarray) -> Pictures:

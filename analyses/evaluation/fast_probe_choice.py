@@ -14,9 +14,9 @@ from kamim_analysis import processes
 from kamim_analysis.extraction import Features, Key, Norm
 from kamim_analysis.frozen_features import SplitFeatures
 from kamim_analysis.runtime import best_device, progress_console
+from kamim_analysis.splits import stratified
 
 from .fast_probe import Recipe, probes_of
-from .splits import stratified
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ def shots(labels: Int64[Tensor, " i"], most: int, seed: int) -> Int64[Tensor, "c
     """Positions of `most` pictures of each class in the order in which they are drawn: the first v are the draw of v.
 
     So a seed's pictures of a smaller v are among those of a larger one. What is drawn depends on the labels and the
-    seed alone: every model, layer and pooling learns from the same pictures. (AttMask's code takes the first pictures
-    of each class by file name, a single draw.)
+    seed alone: every model, layer and pooling learns from the same pictures. (AttMask's public instructions take five
+    stretches of each class in the order of file names instead, and k = 1 for v = 1, else k = 20.)
 
     >>> shots(torch.tensor([0, 1, 0, 1, 0]), 2, seed=0).shape
     torch.Size([2, 2])

@@ -57,12 +57,12 @@ def _parser() -> Parser:
     parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="directory; the same one to go on")
     add_pictures(parser, images=None)
     parser.add_argument(
-        "--layers", type=layers, default="all", help="all, last, or numbers separated by commas (default: all)"
+        "--layer", type=layers, default="all", metavar="all|last|N,N", help="0 is the embedding (default: all)"
     )
     parser.add_argument(
-        "--poolings",
+        "--pooling",
         type=names,
-        metavar="A,B",
+        metavar="NAME,NAME",
         help="parameter-free poolings; `patches` for the patch tokens themselves, `cls_weights` for the attention of "
         "cls to them (default: mean, central, and cls where there is one)",
     )
@@ -85,8 +85,8 @@ def _parser() -> Parser:
 def _wanted(chosen: Any, encoder: Any) -> Any:
     from ..extraction import Wanted, default_poolings, resolve_layers
 
-    poolings = tuple(dict.fromkeys(chosen.poolings or default_poolings(encoder)))
-    return Wanted(layers=resolve_layers(chosen.layers, encoder), poolings=poolings, norm=chosen.norm)
+    poolings = tuple(dict.fromkeys(chosen.pooling or default_poolings(encoder)))
+    return Wanted(layers=resolve_layers(chosen.layer, encoder), poolings=poolings, norm=chosen.norm)
 
 
 def _summary(store: Any) -> str:

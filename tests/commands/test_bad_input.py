@@ -15,7 +15,7 @@ Refused = Callable[..., str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["analyse"], "unknown command 'analyse' (did you mean 'analyze'?); there are: analyses, analyze"),
+        (["analyse"], "unknown command 'analyse' (did you mean 'analyze'?); there are: aggregate, analyses, analyze"),
         (["train", "--recipe", "kamim"], "unknown recipe 'kamim'"),
         (["train"], "give one of --recipe NAME"),
         (["train", "--recipe", "kamim_photographs"], "give --out RUN"),

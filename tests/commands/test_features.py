@@ -168,7 +168,7 @@ def test_what_it_says(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "kamim_analysis")
-    command = arguments(run, pictures, tmp_path / "store", "--layers", "0,last", "--poolings", "mean,patches")
+    command = arguments(run, pictures, tmp_path / "store", "--layer", "0,last", "--pooling", "mean,patches")
     main(command)
     said = capsys.readouterr().out
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
@@ -212,25 +212,29 @@ def test_an_evaluation_reads_a_store_and_refuses_one_of_another_model(
 
 
 def test_a_weight_that_is_nan_is_named_by_layer_and_picture(
-    refused: Refused, run: Path, pictures: Path, tmp_path: Path
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with safe_open(run, "pt") as file:
         metadata = file.metadata()
     state = load_file(run)
     state["blocks.2.mlp.fc2.bias"][0] = float("nan")
     save_file(state, tmp_path / "damaged.safetensors", metadata)
-    line = refused(*arguments(tmp_path / "damaged.safetensors", pictures, tmp_path / "store"))
-    assert "damaged.safetensors: layer 3 (central) of image 'blue/0.png' is not finite" in line
+    with pytest.raises(SystemExit) as left:
+        main(arguments(tmp_path / "damaged.safetensors", pictures, tmp_path / "store"))
+    assert left.value.code == 2
+    bar, line = capsys.readouterr().err.splitlines()  # the bar that had begun ends before the error is told
+    assert "features of val" in bar
+    assert line.startswith("kamim: error: damaged.safetensors: layer 3 (central) of image 'blue/0.png' is not finite")
     assert [name for name in contents(tmp_path / "store") if name != "features.json"] == []
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--layers", "first"], "'first' is neither 'all', 'last' nor numbers of layers separated by commas"),
-        (["--layers", "4"], "layer 4 does not exist: this encoder has layers 0 (the embedding) to 3"),
-        (["--poolings", "meen"], "unknown pooling 'meen' (did you mean 'mean'?)"),
-        (["--poolings", "attentive"], "pooling 'attentive' is learned"),
+        (["--layer", "first"], "'first' is neither 'all', 'last' nor numbers of layers separated by commas"),
+        (["--layer", "4"], "layer 4 does not exist: this encoder has layers 0 (the embedding) to 3"),
+        (["--pooling", "meen"], "unknown pooling 'meen' (did you mean 'mean'?)"),
+        (["--pooling", "attentive"], "pooling 'attentive' is learned"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--norm", "some"], "invalid choice: 'some'"),
         (["--data", "nowhere"], "no data at 'nowhere'"),

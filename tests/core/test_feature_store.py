@@ -1,6 +1,7 @@
 """What is read from a store is what would be extracted; what a store is not of is noticed and named."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -181,7 +182,7 @@ def test_a_file_that_is_larger_than_allowed_leaves_nothing_half_written(write, t
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_writing.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write '.*features.json': No space left on device; what is written"):
         write()
     assert contents(tmp_path / "store") == {}
@@ -190,7 +191,7 @@ def test_a_file_that_is_larger_than_allowed_leaves_nothing_half_written(write, t
 def test_too_little_space_is_said_before_anything_is_written(write, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(feature_writing.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    with pytest.raises(UserError, match=r"features need 0.0 MB and .* has 0.0 MB free; take fewer --layers"):
+    with pytest.raises(UserError, match=r"features need 0.0 MB and .* has 0.0 MB free; take fewer layers"):
         write()
     assert not (tmp_path / "store").exists()
 

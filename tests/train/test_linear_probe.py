@@ -21,8 +21,9 @@ from kamim_analysis.opening import load_encoder
 from kamim_analysis.protocol import items
 from kamim_analysis.recorder import record
 from kamim_analysis.results import Results
+from kamim_analysis.splits import stratified
 from kamim_analysis.train.evaluated import train_and_judge
-from kamim_analysis.train.labelled import held_out_of_each_class, open_labelled
+from kamim_analysis.train.labelled import open_labelled
 from kamim_analysis.train.layer_tokens import LayerReader
 from kamim_analysis.train.loop import begin, train
 from kamim_analysis.train.recipe import Recipe
@@ -33,6 +34,13 @@ from kamim_analysis.weights_file import write_state
 
 Make = Callable[..., Recipe]
 PLAIN = "--objective.augmentation none --objective.mixing none".split()
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Which pictures a source with one split tests on, by the recipe's default share and seed."""
+    tested = np.zeros(len(labels), bool)
+    tested[stratified(torch.from_numpy(labels), (0.8, 0.2), 0)[1].numpy()] = True
+    return tested
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -82,7 +90,7 @@ def test_without_augmentation_it_becomes_logistic_regression(
     with torch.no_grad(), record(encoder, attention=(), tokens=[2]) as recording:
         encoder(images)
     features = recording.tokens[2][:, 1:].mean(1).double().numpy()
-    tested = held_out_of_each_class(labels, 0.2, 0)
+    tested = held_out(labels)
     fitted = LogisticRegression(C=np.inf, max_iter=10_000, tol=1e-8).fit(features[~tested], labels[~tested])
     assert 0.4 < fitted.score(features[~tested], labels[~tested]) < 0.99
     found = {name: weight.detach() for name, weight in objective.model.named_parameters()}
@@ -231,7 +239,7 @@ def test_what_a_probe_leaves(classify: Make, model: Path, pictures: Path, tmp_pa
     assert (row.analysis, row.layer, row.statistic, row.images) == ("linear_probe", 3, "top1", 6)
 
     images, labels = images_of(pictures)
-    tested = held_out_of_each_class(labels, 0.2, 0)
+    tested = held_out(labels)
     encoder, head = load_encoder(str(model)), weights(run)
     with torch.no_grad():
         features = encoder.forward_features(images)[:, 1:].mean(1)
@@ -272,14 +280,17 @@ def test_of_one_split_a_share_of_each_class_is_held_out(pictures: Path) -> None:
     shutil.rmtree(pictures / "dark")
     (pictures / "lone").mkdir()
     shutil.copy(pictures / "light" / "0.png", pictures / "lone")
+    with pytest.raises(UserError, match="class 'lone' has 1 picture, and a split into 2 parts takes at least 2"):
+        open_labelled(str(pictures), None, 0.25, 0)
+    shutil.copy(pictures / "light" / "1.png", pictures / "lone")
     data = open_labelled(str(pictures), None, 0.25, 0)
     names = [{split.identity(i) for i in range(len(split))} for split in (data.train, data.test)]
-    assert (len(names[0]), len(names[1]), len(names[0] & names[1])) == (13, 4, 0)
-    assert "lone/0.png" in names[0]
+    assert (len(names[0]), len(names[1]), len(names[0] & names[1])) == (13, 5, 0)
+    assert sum(name.startswith("lone/") for name in names[1]) == 1
     assert data.train.read(len(data.train) - 1)[1] == data.train.labels[-1] == 1
-    assert [data.test.stamp(i).split()[0] for i in range(4)] == [data.test.identity(i) for i in range(4)]
+    assert [data.test.stamp(i).split()[0] for i in range(5)] == [data.test.identity(i) for i in range(5)]
     other = open_labelled(str(pictures), None, 0.25, 1)
-    assert {other.test.identity(i) for i in range(4)} != names[1]
+    assert {other.test.identity(i) for i in range(5)} != names[1]
 
 
 def test_two_splits_are_taken_as_they_are(pictures: Path) -> None:

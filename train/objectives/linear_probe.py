@@ -10,8 +10,8 @@ from kamim_analysis.train.objectives._classification import Classification
 class LinearProbe(Classification):
     """The encoder stays as it is, in evaluation mode; a learned pooling and norm are trained with the linear layer.
 
-    Defaults as in Tables 1 and 5. The paper's code as published flattens all patch tokens unless told to average them;
-    the paper averages, as do we.
+    Defaults as in Table 1. A Swin's last layer has no norm then; the public code takes it after the final norm
+    (`norm: final`).
     """
 
     ANALYSIS: ClassVar[str] = "linear_probe"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from kamim_analysis.errors import UserError
+from .errors import UserError
 
 
 def stratified(

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kamim_analysis.analyses.evaluation.splits import stratified
 from kamim_analysis.errors import UserError
+from kamim_analysis.splits import stratified
 
 
 def test_shares_of_every_class():
