@@ -53,7 +53,7 @@ def test_figure_of_earlier_results_does_not_survive(control_only: Results) -> No
 
 def test_unknown_figure_is_an_error_that_names_those_there_are(drawable: Results) -> None:
     with pytest.raises(
-        UserError, match=r"unknown figure 'fourrier' \(did you mean 'fourier'\?\); there are: alignment, att"
+        UserError, match=r"unknown figure 'fourrier' \(did you mean 'fourier'\?\); there are: aggregation, alignment, "
     ):
         draw_all(drawable.directory, ["fourrier"])
     assert not (drawable.directory / "report.html").exists()

@@ -64,7 +64,8 @@ def test_caption_tells_models_data_and_intervals(name: str, drawn: Results) -> N
     assert "/data" not in text, "where the data lie is nothing for a paper"
     table = read(drawn, name)
     has_intervals = "ci_low" in table and bool(table.ci_low.notna().any())
-    assert ("Intervals: 95% percentile bootstrap over images." in text) == (has_intervals and not module.EXAMPLES)
+    over = "images and seeds" if name in ("aggregation", "few_shot") else "images"
+    assert (f"Intervals: 95% percentile bootstrap over {over}." in text) == (has_intervals and not module.EXAMPLES)
 
 
 def test_caption_of_one_model_names_its_architecture(control_only: Results) -> None:

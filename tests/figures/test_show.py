@@ -52,7 +52,10 @@ def test_values_over_a_picture(drawable: Results) -> None:
     [
         (lambda d: ka.show(np.ones(197), np.zeros((8, 8, 3))), "197 values fill no grid .* take the cls and register"),
         (lambda d: ka.show(np.ones((2, 3, 4))), r"a map has the shape .*, not \[2, 3, 4\]"),
-        (lambda d: ka.show(d, "fourrier"), r"unknown figure 'fourrier' \(did you mean 'fourier'\?\); there are: al"),
+        (
+            lambda d: ka.show(d, "fourrier"),
+            r"unknown figure 'fourrier' \(did you mean 'fourier'\?\); there are: aggregation, al",
+        ),
         (lambda d: ka.show(d, "comparison"), "nothing to draw of 'comparison' in .*: it needs two models"),
         (lambda d: ka.show(d, "fourier", style="wall"), "unknown style 'wall'; there are: paper, talk, notebook"),
         (lambda d: ka.show(d), "holds no report; draw it with kamim figures"),
