@@ -22,7 +22,7 @@ from torch import Tensor
 from kamim_analysis import plugins
 from kamim_analysis.bootstrap import crossed_interval
 from kamim_analysis.extraction import CLS_WEIGHTS, PATCHES, POOLINGS, Features, Rows, pooling_class
-from kamim_analysis.poolings._pooling import LayerTokens, Pooling
+from kamim_analysis.poolings._pooling import LayerTokens, Pooling, QueryPooling
 from kamim_analysis.results import Row, Samples
 from kamim_analysis.runtime import best_device
 from kamim_analysis.shapes import Grid
@@ -84,7 +84,7 @@ class Part:
         return self.rows(PATCHES)[positions].to(best_device())
 
     def _holds(self, key: str) -> bool:
-        return (self.layer, key) in list(self.features.by_key)  # `in` a store's mapping would read the tensors
+        return (self.layer, key) in self.features.by_key
 
 
 def pool_all(
@@ -141,7 +141,9 @@ def _pooled(part: Part, features: Float[Tensor, "m d"]) -> Pictures:
 
 
 def _head(width: int, classes: int, make_pooling: Callable[[], Pooling] | None) -> Head:
-    return Head(width, classes, make_pooling() if make_pooling else None).to(best_device())
+    pooling = make_pooling() if make_pooling else None
+    assert pooling is None or isinstance(pooling, QueryPooling)  # as all that learn
+    return Head(width, classes, pooling).to(best_device())
 
 
 def outcome_rows(

@@ -5,16 +5,13 @@ Every head of a group sees the same batch, so that the tokens, which are large, 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from kamim_analysis.poolings._pooling import Pooling
-from kamim_analysis.poolings.abmilp import AbMILP
-from kamim_analysis.poolings.attentive import Attentive
+from kamim_analysis.poolings._pooling import QueryPooling
 
 Inputs = Callable[[Int64[Tensor, " b"]], Tensor]
 """Frozen features of the pictures at some positions: patch tokens [b, N, C], or pooled already [b, C]."""
@@ -51,47 +48,10 @@ def scale_of(inputs: Inputs, positions: Int64[Tensor, " i"]) -> Scale:
     return Scale(mean.float(), deviation.masked_fill(deviation <= _ROUNDING * mean.abs(), torch.inf).float())
 
 
-@singledispatch
-def query_rows(pooling: Pooling) -> Float[Tensor, "q d"]:
-    """What patch tokens are multiplied with for the scores of a learned pooling, a row for each query."""
-    raise TypeError(f"{type(pooling).__name__} has no queries that many heads could share a batch for")
-
-
-@singledispatch
-def combined(pooling: Pooling, gathered: Float[Tensor, "b q d"]) -> Float[Tensor, "b d"]:
-    """The feature of a learned pooling, of what each of its queries has gathered."""
-    raise TypeError(f"{type(pooling).__name__} does not tell how queries are combined")
-
-
-@query_rows.register
-def _(pooling: AbMILP) -> Float[Tensor, "q d"]:
-    return pooling.score.weight
-
-
-@combined.register
-def _(pooling: AbMILP, gathered: Float[Tensor, "b q d"]) -> Float[Tensor, "b d"]:
-    return gathered[:, 0]
-
-
-@query_rows.register
-def _(pooling: Attentive) -> Float[Tensor, "q d"]:
-    rows: Tensor = pooling.queries / pooling.width**0.5
-    return rows
-
-
-@combined.register
-def _(pooling: Attentive, gathered: Float[Tensor, "b q d"]) -> Float[Tensor, "b d"]:
-    # weights sum to one, so projecting what was gathered is the same as gathering projections of every patch
-    queries = gathered.shape[1]
-    weight, bias = (values.unflatten(0, (queries, -1)) for values in (pooling.value.weight, pooling.value.bias))
-    groups: Tensor = torch.einsum("bqd,qed->bqe", gathered, weight) + bias
-    return groups.flatten(1)
-
-
 class Head(nn.Module):
     """A learned pooling, or none where features are pooled already, and a linear classifier."""
 
-    def __init__(self, width: int, classes: int, pooling: Pooling | None) -> None:
+    def __init__(self, width: int, classes: int, pooling: QueryPooling | None) -> None:
         super().__init__()
         self.pooling = pooling
         self.classifier = nn.Linear(width, classes)
@@ -111,12 +71,12 @@ def pooled(
     if heads[0].pooling is None:
         return ((inputs - scale.mean) / scale.deviation).expand(len(heads), -1, -1), None
     poolings = [head.pooling for head in heads if head.pooling is not None]
-    rows = torch.stack([query_rows(pooling) for pooling in poolings])
+    rows = torch.stack([pooling.query_rows() for pooling in poolings])
     scores = nn.functional.linear(inputs, rows.flatten(0, 1) / scale.deviation)
     weights = scores.mT.softmax(-1)
     gathered = (weights @ inputs - scale.mean) / scale.deviation
     by_head = gathered.unflatten(1, rows.shape[:2])
-    features = [combined(pooling, by_head[:, i]) for i, pooling in enumerate(poolings)]
+    features = [pooling.combined(by_head[:, i]) for i, pooling in enumerate(poolings)]
     return torch.stack(features), weights.unflatten(1, rows.shape[:2])
 
 

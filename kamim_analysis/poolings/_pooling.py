@@ -53,3 +53,29 @@ class WeightedSum(Pooling):
     def forward(self, layer: LayerTokens) -> Float[Tensor, "b d"]:
         """The weighted sum of the patch tokens."""
         return (self.weights(layer) @ layer.patches)[:, 0]
+
+
+class QueryPooling(Pooling):
+    """A learned pooling: each of its queries gathers the patch tokens, weighted by softmax of a linear score.
+
+    In parts, so that many of them, of several learning rates and seeds, can share one product with the tokens.
+    """
+
+    LEARNED: ClassVar[bool] = True
+
+    @abstractmethod
+    def query_rows(self) -> Float[Tensor, "q d"]:
+        """What tokens are multiplied with for the scores, a row for each query."""
+
+    @abstractmethod
+    def combined(self, gathered: Float[Tensor, "b q d"]) -> Float[Tensor, "b d"]:
+        """The feature, of what each query has gathered."""
+
+    def weights(self, layer: LayerTokens) -> Float[Tensor, "b q n"]:
+        """softmax over patches of row . token, one row for each query."""
+        scores: Tensor = self.query_rows() @ layer.patches.mT
+        return scores.softmax(-1)
+
+    def forward(self, layer: LayerTokens) -> Float[Tensor, "b d"]:
+        """Gathered, then combined."""
+        return self.combined(self.weights(layer) @ layer.patches)

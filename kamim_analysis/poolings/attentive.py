@@ -1,25 +1,21 @@
 """Attentive pooling: several learned queries, each of which gathers a share of the channels."""
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._pooling import LayerTokens, Pooling
+from ._pooling import QueryPooling
 
 _MOST_QUERIES = 8
 
 
-class Attentive(Pooling):
+class Attentive(QueryPooling):
     """Cross-attention of M learned queries to the patch tokens; query m gathers the m-th of M groups of channels.
 
     softmax over patches of q_m . token / sqrt(C), applied to a learned projection of the tokens, the groups
     concatenated: [B, C]. Without key projection, which a learned query can take in.
     """
-
-    LEARNED: ClassVar[bool] = True
 
     def __init__(self, width: int, queries: int | None = None) -> None:
         super().__init__(width)
@@ -30,12 +26,17 @@ class Attentive(Pooling):
         nn.init.trunc_normal_(self.queries, std=0.02)
         self.value = nn.Linear(width, width)
 
-    def weights(self, layer: LayerTokens) -> Float[Tensor, "b q n"]:
-        """softmax(q . token / sqrt(C)) over the patches, one row for each query."""
-        scores: Tensor = self.queries @ layer.patches.mT / self.width**0.5
-        return scores.softmax(-1)
+    def query_rows(self) -> Float[Tensor, "q d"]:
+        """q / sqrt(C)."""
+        rows: Tensor = self.queries / self.width**0.5
+        return rows
 
-    def forward(self, layer: LayerTokens) -> Float[Tensor, "b d"]:
-        """The groups that the queries gather, side by side."""
-        groups = self.value(layer.patches).unflatten(2, (len(self.queries), -1))
-        return torch.einsum("bqn,bnqd->bqd", self.weights(layer), groups).flatten(1)
+    def combined(self, gathered: Float[Tensor, "b q d"]) -> Float[Tensor, "b d"]:
+        """Each query's group of channels of the projection, side by side.
+
+        Weights sum to one, so projecting what was gathered is the same as gathering projections of every patch.
+        """
+        queries = len(self.queries)
+        weight, bias = (values.unflatten(0, (queries, -1)) for values in (self.value.weight, self.value.bias))
+        groups: Tensor = torch.einsum("bqd,qed->bqe", gathered, weight) + bias
+        return groups.flatten(1)

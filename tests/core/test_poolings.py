@@ -10,7 +10,7 @@ from torch import Tensor
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
 from kamim_analysis.extraction import POOLINGS, parameter_free, pooling_class
-from kamim_analysis.poolings._pooling import LayerTokens
+from kamim_analysis.poolings._pooling import LayerTokens, QueryPooling
 from kamim_analysis.poolings.attentive import Attentive
 from kamim_analysis.poolings.central import central_patches
 from kamim_analysis.shapes import Grid
@@ -69,6 +69,7 @@ def test_only_the_learned_ones_have_parameters(name):
     pooling = pooling_class(name)(WIDTH)
     assert bool(list(pooling.parameters())) == pooling.LEARNED
     assert (name in parameter_free()) is not pooling.LEARNED
+    assert isinstance(pooling, QueryPooling) == pooling.LEARNED
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"cls"}))
