@@ -127,18 +127,6 @@ def add_pictures(parser: Parser, *, images: int | None) -> None:
     )  # fmt: skip
 
 
-def add_features(parser: Parser) -> None:
-    """Where features lie that need not be extracted anew; for commands that evaluate frozen features."""
-    parser.add_argument(
-        "--features",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="STORE",
-        help="directories that kamim features wrote, one for each model (default: extract)",
-    )
-
-
 def add_heads(parser: Parser) -> None:
     """The head count, which no weights file's shapes tell."""
     parser.add_argument("--heads", type=whole_number(1), help="head count of weights files that do not tell it")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from kamim_analysis.encoders import anatomy
+from kamim_analysis.fingerprints import weights_fingerprint
 from kamim_analysis.models._anatomy import Anatomy
 
 from .classification import ClassificationObjective
@@ -31,7 +31,7 @@ def build(settings: Classification, start: Start) -> ClassificationObjective:
     """Classifier and loss. Raises UserError for a layer, pooling or norm that the encoder does not offer."""
     assert isinstance(start, LabelledStart)
     encoder = start.encoder
-    hashed = fingerprint(encoder)
+    hashed = weights_fingerprint(encoder)
     model = Classifier(
         encoder,
         layer=chosen_layer(settings, anatomy(encoder)),
@@ -66,16 +66,6 @@ def _norm(settings: Classification, encoder: nn.Module) -> Norm:
         log.warning("this encoder has no final norm, so none is applied")
         return "none"
     return settings.norm
-
-
-def fingerprint(encoder: nn.Module) -> str:
-    """SHA-256 of an encoder's weights, whatever file they came from: names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, values in sorted(encoder.state_dict().items()):
-        array = values.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
 
 
 def _description(

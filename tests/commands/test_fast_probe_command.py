@@ -87,8 +87,8 @@ def test_it_prints_a_table_and_repeats(pictures: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learning_rates", "0.1,0"], "'0' is not a learning rate"),
-        (["--learning_rates", "nan"], "'nan' is not a learning rate"),
+        (["--learning_rates", "0.1,0"], "'0' is not a number above 0"),
+        (["--learning_rates", "nan"], "'nan' is not a number above 0"),
         (["--weight_decay", "-1"], "'-1' is not a number from 0 up"),
         (["--pooling", "max"], "unknown pooling 'max'"),
         (["--pooling", "abmilp"], "'abmilp' is learned"),
