@@ -15,7 +15,7 @@ from kamim_analysis.shapes import Size
 
 from ._analysis import Analysis, Batch, Findings, Subject, as_array
 from .attention_maps import to_pixels
-from .knn import KS, knn_predicted
+from .knn import KS, knn_predicted, subject_protocol
 
 QUESTION = "Do features rest on coarse shapes or on fine detail of a picture?"
 HOW_TO_READ = (
@@ -171,6 +171,7 @@ class FrequencyBias(Analysis):
         k = max((k for k in KS if k <= min(_USUAL_K, len(bank) - leave_one_out)), default=0)
         if not k:
             return findings
+        findings.protocol = subject_protocol(self.subject, test=len(labels), train=None if leave_one_out else len(bank))
         for state in ("features", *self._filters()):
             predicted = knn_predicted(self.collected(state), bank, bank_labels, [k], leave_one_out=leave_one_out)[k]
             name = "unfiltered" if state == "features" else state

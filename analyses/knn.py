@@ -208,18 +208,20 @@ class KNN(Analysis):
         bank_labels = None if bank is None else self.collected("bank_labels")
         available = len(features) - 1 if bank is None else len(bank)
         ks = self.ks or [k for k in KS if k <= available]
-        findings = Findings("knn", protocol=self._protocol(len(features), None if bank is None else len(bank)))
+        train = None if bank is None else len(bank)
+        findings = Findings("knn", protocol=subject_protocol(self.subject, test=len(features), train=train))
         if ks:
             for k, right in knn_correct(features, labels, bank, bank_labels, ks).items():
                 findings.add(f"top1_k{k}", as_array(right)[:, None], [self.subject.layers])
         return findings
 
-    def _protocol(self, test: int, train: int | None) -> str:
-        subject = self.subject
-        features: dict[str, object] = {"pooling": subject.pooling, "resolution": subject.anatomy.image_size[0]}
-        if subject.encoder is not None:
-            features = feature_items(subject.encoder, subject.pooling, final_norm=True)
-        return knn_protocol(features, test=test, train=train, temperature=TEMPERATURE)
+
+def subject_protocol(subject: Subject, *, test: int, train: int | None) -> str:
+    """`knn_protocol` of the image-level features that analyses are given."""
+    features: dict[str, object] = {"pooling": subject.pooling, "resolution": subject.anatomy.image_size[0]}
+    if subject.encoder is not None:
+        features = feature_items(subject.encoder, subject.pooling, final_norm=True)
+    return knn_protocol(features, test=test, train=train, temperature=TEMPERATURE)
 
 
 def knn_protocol(features: Mapping[str, object], *, test: int, train: int | None, temperature: float) -> str:
