@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from rich.progress import track
 
 from kamim_analysis import processes, results
 from kamim_analysis.comparison import compare_all
 from kamim_analysis.data import Pictures, Unreadable
 from kamim_analysis.encoders import anatomy
-from kamim_analysis.evaluation_set import ImageBatch, image_batches
+from kamim_analysis.evaluation_set import ImageBatch
+from kamim_analysis.extraction import Loading, batches_of
 from kamim_analysis.manifest import manifest, model_entry
 from kamim_analysis.model_spec import ModelSpec
 from kamim_analysis.opening import OpenedModel, open_model
-from kamim_analysis.runtime import best_device, progress_console
+from kamim_analysis.runtime import best_device
 from kamim_analysis.sampling import ChosenPictures, open_data
 
 from ._analysis import Subject
@@ -118,13 +118,9 @@ def loaded(
     opened: OpenedModel, pictures: Pictures, indices: Sequence[int], data: ChosenPictures, request: Request, what: str
 ) -> Iterator[ImageBatch]:
     """This process's batches of the pictures at `indices`, with a progress bar."""
-    indices = processes.own(indices, request.batch_size)
-    batches = image_batches(
-        pictures, indices, opened.transform, data.unreadable, batch_size=request.batch_size, workers=request.workers
-    )
-    total = -(-len(indices) // request.batch_size)
-    description, quiet = f"{opened.label}: {what}", not processes.is_first()
-    yield from track(batches, description, total=total, console=progress_console(), disable=quiet)
+    loading = Loading(request.batch_size, request.workers)
+    own = processes.own(indices, request.batch_size)
+    return batches_of(opened, pictures, own, data.unreadable, loading, what)
 
 
 def _outcome(suite: Suite) -> Outcome:

@@ -241,7 +241,11 @@ def batches_of(
     )
     total = -(-len(indices) // loading.batch_size)
     description, quiet = f"{opened.label}: {what}", not processes.is_first()
-    yield from track(batches, description, total=total, console=progress_console(), disable=quiet)
+    # once a second: where all cores compute, rich's ten times would cost some percent of the rate
+    yield from track(
+        batches, description, total=total, console=progress_console(), disable=quiet,
+        refresh_per_second=1, update_period=1.0,
+    )  # fmt: skip
 
 
 def extract(
