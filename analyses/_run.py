@@ -17,6 +17,7 @@ from kamim_analysis.extraction import Loading, batches_of
 from kamim_analysis.manifest import manifest, model_entry
 from kamim_analysis.model_spec import ModelSpec
 from kamim_analysis.opening import OpenedModel, open_model
+from kamim_analysis.protocol import protocol
 from kamim_analysis.runtime import best_device
 from kamim_analysis.sampling import ChosenPictures, open_data
 
@@ -68,7 +69,7 @@ def analyze(request: Request, out: Path | None) -> Unreadable:
         if out is None:
             continue
         outcome = _outcome(suite)
-        rows[spec.label], samples[spec.label] = outcome.rows, outcome.samples
+        rows[spec.label], samples[spec.label] = _with_protocol(outcome.rows, opened), outcome.samples
         for file, named in outcome.arrays.items():
             arrays.setdefault(file, {})[spec.label] = named
         entries.append(model_entry(opened, outcome.skipped))
@@ -112,6 +113,16 @@ def _subject(opened: OpenedModel, data: ChosenPictures, request: Request) -> Sub
         pooling=request.pooling,
         seed=request.seed,
     )
+
+
+def _with_protocol(rows: Sequence[results.Row], opened: OpenedModel) -> list[results.Row]:
+    """Rows of analyses that have no protocol of their own say how the pictures were shown, and how many."""
+    shown = opened.provenance["transform"]
+    how = {"resolution": shown["input_size"][-1], "crop": shown["crop_pct"], "interpolation": shown["interpolation"]}
+    return [
+        row if row.protocol else row._replace(protocol=protocol(evaluation=row.analysis, **how, test=row.images))
+        for row in rows
+    ]
 
 
 def loaded(

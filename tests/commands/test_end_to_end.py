@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from kamim_analysis.cli import main
+from kamim_analysis.protocol import items
 from kamim_analysis.results import COLUMNS, Results
 
 
@@ -46,6 +47,16 @@ def test_every_layer_and_head_has_its_rows(results: Path) -> None:
     assert len(distance[distance.model == "KAMIM"]) == 2 * 2
     # Swin-T: 3, 6, 12, 24 heads in stages of 2, 2, 6, 2 blocks
     assert len(distance[distance.model == "swin (random)"]) == 2 * 3 + 2 * 6 + 6 * 12 + 2 * 24
+
+
+def test_every_number_carries_its_protocol(results: Path) -> None:
+    table = Results.open(results).metrics
+    told = [
+        (items(text), row.analysis, row.images) for text, row in zip(table.protocol, table.itertuples(), strict=True)
+    ]
+    for protocol, analysis, images in told:
+        assert (protocol["evaluation"], protocol["resolution"], protocol["test"]) == (analysis, "32", str(images))
+    assert {"crop", "interpolation"} <= items(table.protocol[table.analysis == "fourier"].iloc[0]).keys()
 
 
 def test_an_analysis_that_a_model_cannot_serve_is_listed_with_the_reason(results: Path) -> None:
