@@ -25,11 +25,11 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest --nbmake notebooks -p no:cacheprovider
 
 # mypy cannot follow the mapped folders in the tree, where it would check a third of the files and report success:
-# it is given the unpacked wheel
+# it is given the unpacked wheel, built from nothing: what an earlier build left in build/lib would come along
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build && mkdir -p build/wheel  # what an earlier build left in build/lib would come along
+	rm -rf build && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	cd build/wheel && unzip -q *.whl && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kamim_analysis
 
