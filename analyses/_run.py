@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from kamim_analysis import processes, results
-from kamim_analysis.comparison import compare_all
+from kamim_analysis.comparison import write_and_compare
 from kamim_analysis.data import Pictures, Unreadable
 from kamim_analysis.encoders import anatomy
 from kamim_analysis.evaluation_set import ImageBatch
@@ -77,9 +77,7 @@ def analyze(request: Request, out: Path | None) -> Unreadable:
     data.unreadable.names |= processes.united(data.unreadable.names)
     if out is None:
         return data.unreadable
-    results.write(out, manifest(data, entries, seed=request.seed, pooling=request.pooling), rows, arrays, samples)
-    if len(samples) > 1:
-        compare_all(samples).to_csv(out / results.COMPARISON, index=False)
+    write_and_compare(out, manifest(data, entries, seed=request.seed, pooling=request.pooling), rows, arrays, samples)
     return data.unreadable
 
 
@@ -117,10 +115,10 @@ def _subject(opened: OpenedModel, data: ChosenPictures, request: Request) -> Sub
 
 def _with_protocol(rows: Sequence[results.Row], opened: OpenedModel) -> list[results.Row]:
     """Rows of analyses that have no protocol of their own say how the pictures were shown, and how many."""
-    shown = opened.provenance["transform"]
-    how = {"resolution": shown["input_size"][-1], "crop": shown["crop_pct"], "interpolation": shown["interpolation"]}
     return [
-        row if row.protocol else row._replace(protocol=protocol(evaluation=row.analysis, **how, test=row.images))
+        row
+        if row.protocol
+        else row._replace(protocol=protocol(evaluation=row.analysis, **opened.shown, test=row.images))
         for row in rows
     ]
 

@@ -1,20 +1,36 @@
 """Two models on the same images, paired image by image: which numbers differ by more than noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from . import results
 from .bootstrap import mean_interval
-from .results import Samples
+from .results import Row, Samples
 
 COLUMNS = ["model_a", "model_b", "analysis", "statistic", "layer", "a", "b", "difference", "ci_low", "ci_high",
            "effect_size", "p_value", "p_holm", "images"]  # fmt: skip
 #: what differs beyond noise has a p below this after Holm's correction
 LEVEL = 0.05
 _OF_ANALYSIS = 3
+
+
+def write_and_compare(
+    directory: Path,
+    manifest: dict[str, Any],
+    rows: Mapping[str, Sequence[Row]],
+    arrays: Mapping[str, Mapping[str, Mapping[str, NDArray[Any]]]],
+    samples: Mapping[str, Samples],
+) -> None:
+    """`results.write`, and comparison.csv where there are several models."""
+    results.write(directory, manifest, rows, arrays, samples)
+    if len(samples) > 1:
+        compare_all(samples).to_csv(directory / results.COMPARISON, index=False)
 
 
 def compare_all(samples: Mapping[str, Samples]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -28,7 +28,6 @@ PATCHES, CLS_WEIGHTS = "patches", "cls_weights"
 Norm = Literal["none", "last", "all"]
 """Which layers' tokens go through the encoder's final norm before they are pooled. `last`: the last layer's alone, as
 in timm's `forward_features`; earlier layers raw."""
-NORMS: tuple[Norm, ...] = get_args(Norm)
 Key = tuple[int, str]
 """Layer and pooling."""
 

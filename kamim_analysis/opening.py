@@ -24,7 +24,8 @@ from .timm_names import SHORT_NAMES
 
 log = logging.getLogger(__name__)
 
-_OWN_EPS = ("patch_embed.norm", "downsample.norm")
+#: norms that keep torch's own epsilon, whatever the blocks have
+OWN_EPS = ("patch_embed.norm", "downsample.norm")
 
 
 @dataclass
@@ -42,6 +43,16 @@ class OpenedModel:
     """timm's evaluation transform for the model: Pillow image -> normalised float [3, H, W]."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """For the manifest: where the weights come from, their hash, what was guessed or resized."""
+
+    @property
+    def shown(self) -> dict[str, object]:
+        """How pictures are shown to it, as protocols tell: resolution in pixels, crop, interpolation."""
+        transform = self.provenance["transform"]
+        return {
+            "resolution": transform["input_size"][-1],
+            "crop": transform["crop_pct"],
+            "interpolation": transform["interpolation"],
+        }
 
 
 def load_encoder(spec: str, image_size: int | None = None, *, heads: int | None = None) -> nn.Module:
@@ -158,7 +169,7 @@ def _set_eps(encoder: nn.Module, eps: float | None) -> None:
     Those of Swin's embedding and of its merged patches have torch's own, as in transformers, whatever the blocks have.
     """
     for path, module in encoder.named_modules():
-        if eps is not None and isinstance(module, nn.LayerNorm) and not path.endswith(_OWN_EPS):
+        if eps is not None and isinstance(module, nn.LayerNorm) and not path.endswith(OWN_EPS):
             module.eps = eps
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from kamim_analysis.encoders import anatomy
 from kamim_analysis.fingerprints import weights_fingerprint
 from kamim_analysis.models._anatomy import Anatomy
+from kamim_analysis.opening import OWN_EPS
 
 from .classification import ClassificationObjective
 from .classifier import Classifier
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # "layer 8" of the papers
 _PROBED = 8
-# these keep torch's own epsilon, whatever the blocks have (see `opening`)
-_OWN_EPS = ("patch_embed.norm", "downsample.norm")
 
 
 def build(settings: Classification, start: Start) -> ClassificationObjective:
@@ -90,7 +89,7 @@ def _layer_norm_eps(encoder: nn.Module) -> float | None:
     found = {
         module.eps
         for path, module in encoder.named_modules()
-        if isinstance(module, nn.LayerNorm) and not path.endswith(_OWN_EPS)
+        if isinstance(module, nn.LayerNorm) and not path.endswith(OWN_EPS)
     }
     return found.pop() if len(found) == 1 else None
 

@@ -1,7 +1,6 @@
 """Training a classifier and judging it: what `kamim probe` and `kamim finetune` leave."""
 
 from pathlib import Path
-from typing import Any
 
 from kamim_analysis import processes, results
 from kamim_analysis.data import Unreadable
@@ -91,15 +90,12 @@ def _settings(recipe: Recipe) -> Classification:
 
 def _protocol(recipe: Recipe, start: LabelledStart, model: Classifier, tested: int) -> str:
     objective, optim = _settings(recipe), recipe.optim
-    shown: dict[str, Any] = start.opened.provenance["transform"]
     held_out = start.data.held_out
     return protocol(
         evaluation=objective.ANALYSIS,
         pooling=objective.pooling,
         norm=model.norm_name,
-        resolution=shown["input_size"][-1],
-        crop=shown["crop_pct"],
-        interpolation=shown["interpolation"],
+        **start.opened.shown,
         train=len(start.pictures),
         test=tested,
         split=None if held_out is None else f"{held_out:g} of each class held out",

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from kamim_analysis import processes, results
-from kamim_analysis.comparison import compare_all
+from kamim_analysis import processes
+from kamim_analysis.comparison import write_and_compare
 from kamim_analysis.encoders import anatomy
 from kamim_analysis.extraction import CLS_WEIGHTS, PATCHES, Features, Loading, Norm, Wanted, resolve_layers
 from kamim_analysis.feature_writing import Extraction, write_store
@@ -81,9 +81,7 @@ def run_aggregation(request: Request, data: ChosenPictures, out: Path | None, as
         return ""
     settings = {"seeds": request.seeds, "test_share": None if data.bank else request.test_share}
     said = manifest(data, entries, seed=request.seed, aggregation=asdict(request.recipe) | settings)
-    results.write(out, said, rows, {}, samples)
-    if len(samples) > 1:
-        compare_all(samples).to_csv(out / results.COMPARISON, index=False)
+    write_and_compare(out, said, rows, {}, samples)
     return _table(rows, entries)
 
 

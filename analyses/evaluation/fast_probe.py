@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -15,7 +15,6 @@ from torch.optim.adamw import adamw
 from kamim_analysis.extraction import Rows
 
 Standardise = Literal["channel", "none"]
-STANDARDISE: tuple[Standardise, ...] = get_args(Standardise)
 Key = TypeVar("Key", bound=Hashable)
 # beyond, workers would wait for Python's lock: it is held for about a tenth of a step
 _WORKERS = 8

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kamim_analysis import processes, results
+from kamim_analysis import processes
 from kamim_analysis.bootstrap import crossed_interval
-from kamim_analysis.comparison import compare_all
+from kamim_analysis.comparison import write_and_compare
 from kamim_analysis.errors import some
 from kamim_analysis.extraction import Key, Loading, Wanted, default_poolings, resolve_layers
 from kamim_analysis.frozen_features import frozen_features
@@ -70,9 +70,7 @@ def run_fast_probe(
     data.unreadable.names |= processes.united(data.unreadable.names)
     if out is None:
         return ""
-    results.write(out, _manifest(data, entries, settings), rows, {}, samples)
-    if len(samples) > 1:
-        compare_all(samples).to_csv(out / results.COMPARISON, index=False)
+    write_and_compare(out, _manifest(data, entries, settings), rows, {}, samples)
     return fast_probe_table(rows)
 
 

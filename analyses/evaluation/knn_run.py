@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kamim_analysis import processes, results
-from kamim_analysis.comparison import compare_all
+from kamim_analysis import processes
+from kamim_analysis.comparison import write_and_compare
 from kamim_analysis.errors import UserError
 from kamim_analysis.extraction import Features, Key, Loading, Norm, Wanted, resolve_layers
 from kamim_analysis.frozen_features import SplitFeatures, frozen_features
@@ -73,9 +73,7 @@ def run_knn(
     data.unreadable.names |= processes.united(data.unreadable.names)
     if out is None:
         return ""
-    results.write(out, _manifest(data, entries, settings), rows, {}, samples)
-    if len(samples) > 1:
-        compare_all(samples).to_csv(out / results.COMPARISON, index=False)
+    write_and_compare(out, _manifest(data, entries, settings), rows, {}, samples)
     return knn_table(rows)
 
 

@@ -55,7 +55,9 @@ def train_and_monitor(recipe: "Recipe", out: Path) -> None:
     if isinstance(objective, Classification):
         from ..train.evaluated import train_and_judge
 
-        print(train_and_judge(recipe, out), flush=True)
+        line = train_and_judge(recipe, out)
+        if line:  # of the first process
+            print(line, flush=True)
         return
 
     from ..analyses._monitor import Monitor
