@@ -1,17 +1,17 @@
 """What `kamim probe` and `kamim finetune` share: a trained model, a recipe, and a run that ends in its accuracy."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ..arguments import MODEL, Parser, add_reading, whole_number
 from ..errors import UserError
+from ._recipe import to_be_trained
 
 
 def run_classification(command: str, description: str, recipe_name: str, arguments: Sequence[str]) -> None:
     """Check everything that can be checked without torch, then train and judge."""
-    from ..train import run_directory, settings
+    from ..train import settings
     from ..train.recipe import Recipe
 
     parser = _parser(command, description, recipe_name)
@@ -33,16 +33,8 @@ def run_classification(command: str, description: str, recipe_name: str, argumen
     wanted = type(settings.load_recipe(settings.recipe_path(recipe_name)).objective)
     if not isinstance(recipe.objective, wanted):
         raise UserError(f"{str(path)!r} is a recipe for {type(recipe.objective).__name__}, not for {wanted.__name__}")
-    if chosen.print_config:
-        sys.stdout.write(settings.as_yaml(recipe))
+    if not to_be_trained(recipe, chosen):
         return
-    if chosen.out is None:
-        raise UserError("give --out RUN, the directory of the run")
-    run_directory.check(chosen.out, recipe)
-
-    from ..data import check_source
-
-    check_source(recipe.data.source)
 
     from ..train.evaluated import train_and_judge
 

@@ -1,11 +1,11 @@
 """`kamim train`: train by a recipe."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..arguments import Parser
 from ..errors import UserError
+from ._recipe import to_be_trained
 
 if TYPE_CHECKING:
     from ..train.recipe import Recipe
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
     )
     chosen, overrides = parser.parse_known_args(arguments)
 
-    from ..train import run_directory, settings
+    from ..train import settings
 
     if (chosen.recipe is None) == (chosen.config is None):
         raise UserError(f"give one of --recipe NAME ({', '.join(settings.recipe_names())}) and --config FILE")
@@ -34,17 +34,8 @@ def run(arguments: list[str]) -> None:
     if not path.is_file():
         raise UserError(f"no recipe file at {str(path)!r}")
     recipe = settings.parse_recipe(["--config", str(path), *overrides])
-    if chosen.print_config:
-        sys.stdout.write(settings.as_yaml(recipe))
-        return
-    if chosen.out is None:
-        raise UserError("give --out RUN, the directory of the run")
-    run_directory.check(chosen.out, recipe)
-
-    from ..data import check_source
-
-    check_source(recipe.data.source)
-    train_and_monitor(recipe, chosen.out)
+    if to_be_trained(recipe, chosen):
+        train_and_monitor(recipe, chosen.out)
 
 
 def train_and_monitor(recipe: "Recipe", out: Path) -> None:

@@ -1,0 +1,25 @@
+"""What `kamim train`, `probe` and `finetune` do with a recipe once it is read."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..train.recipe import Recipe
+
+
+def to_be_trained(recipe: "Recipe", chosen: argparse.Namespace) -> bool:
+    """Print the recipe where --print_config asks for no more; else refuse a directory or data that cannot be used."""
+    from ..data import check_source
+    from ..train import run_directory, settings
+
+    if chosen.print_config:
+        sys.stdout.write(settings.as_yaml(recipe))
+        return False
+    if chosen.out is None:
+        raise UserError("give --out RUN, the directory of the run")
+    run_directory.check(chosen.out, recipe)
+    check_source(recipe.data.source)
+    return True
