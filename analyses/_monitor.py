@@ -7,6 +7,7 @@ import torch
 from kamim_analysis import encoders
 from kamim_analysis.data import Unreadable, has_two_splits, open_pictures
 from kamim_analysis.evaluation_set import image_batches
+from kamim_analysis.masked_autoencoder import MaskedAutoencoder
 from kamim_analysis.reconstruction import MaskedImageModel
 from kamim_analysis.sampling import choose
 
@@ -25,19 +26,21 @@ class Monitor:
         self.test = open_pictures(source, "val", root=root, seed=seed)
         self.bank = open_pictures(source, "train", root=root, seed=seed) if has_two_splits(source) else None
 
-    def __call__(self, model: MaskedImageModel, step: int, log: Any) -> None:
-        """Analyse the validation pictures and write scalars and pictures."""
+    def __call__(self, model: Any, step: int, log: Any) -> None:
+        """Analyse the validation pictures and write scalars and pictures; `model.encoder` is the timm model."""
         outcome = self._analyse(model)
         log.write(step, _scalars(outcome))
-        reconstructions = outcome.arrays["reconstructions"]["pixels"]
-        log.picture("reconstructions", _tiles(torch.from_numpy(reconstructions)), step)
+        if "reconstructions" in outcome.arrays:
+            reconstructions = outcome.arrays["reconstructions"]["pixels"]
+            log.picture("reconstructions", _tiles(torch.from_numpy(reconstructions)), step)
         log.picture("attention_maps", _attention_tiles(outcome), step)
 
-    def _analyse(self, model: MaskedImageModel) -> Outcome:
+    def _analyse(self, model: Any) -> Outcome:
         import timm.data
 
         encoder: Any = model.encoder
-        device = model.mask_token.device
+        device = next(encoder.parameters()).device
+        predicts = isinstance(model, MaskedImageModel | MaskedAutoencoder)
         config = timm.data.resolve_data_config({}, model=encoder)
         transform = timm.data.create_transform(**config, is_training=False)
         subject = Subject(
@@ -45,12 +48,12 @@ class Monitor:
             anatomy=encoders.anatomy(encoder),
             mean=config["mean"],
             std=config["std"],
-            masked_model=model,
+            masked_model=model if predicts else None,
             masking=self.masking,
             classes=len(self.test.classes) or None,
             seed=self.seed,
         )
-        suite = Suite(encoder, subject, _WATCHED)
+        suite = Suite(encoder, subject, [name for name in _WATCHED if predicts or name != "reconstruction"])
         unreadable = Unreadable(len(self.test), 1.0)
         for pictures, shown in ((self.bank, ()), (self.test, SHOWN)):
             if pictures is None:

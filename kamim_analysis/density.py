@@ -4,7 +4,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .errors import UserError
-from .patches import block_mean
+from .patches import block_mean, divide, enlarge
+from .shapes import Size
 
 _LARGEST_WEIGHT = 2.0**50
 
@@ -43,3 +44,18 @@ def patch_weights(
              [1., 1.]]])
     """
     return density_weights(block_mean(maps, patch_size), temperature)
+
+
+def weights_of_patches(
+    weights: Float[Tensor, "b wy wx"], weight_patch: int, patch_size: int
+) -> Float[Tensor, "b gy gx"]:
+    """Weights of weight patches as weights of the encoder's patches, for losses that are one number a patch.
+
+    The mean over the weight patches within a patch (w_ps 8, patches of 16: of four), or the weight of the one that the
+    patch lies in. Raises UserError where neither divides the other.
+    """
+    if weight_patch > patch_size:
+        within = divide(Size(weight_patch, weight_patch), patch_size, what="patch size")
+        return enlarge(weights, Size(*within))
+    within = divide(Size(patch_size, patch_size), weight_patch, what="weight patch size")
+    return block_mean(weights, within.height)

@@ -51,11 +51,10 @@ def read_source(path: Path, reading: Reading) -> Source:
     """Read a weights file and find out what it is. Raises UserError as `weights_file.read` and `identify` do."""
     contents = weights_file.read(path)
     config, preprocessing = _configs(path)
-    if reading.branch and (contents.description is not None or "architecture" in config):
-        raise UserError(f"{str(path)!r} holds one encoder, not one called {reading.branch!r}; leave @ out")
     if contents.description is not None:
-        return _ours(path, contents, contents.description)
+        return _ours(path, contents, contents.description, reading.branch)
     if "architecture" in config:
+        _check_branch(path, reading.branch, {})
         return _timm_hub(path, contents, config)
     hints = Hints(heads=reading.heads, config=config, settings=contents.settings)
     found = identify(contents, str(path), hints, layout=reading.layout, branch=reading.branch)
@@ -72,25 +71,40 @@ def read_source(path: Path, reading: Reading) -> Source:
     )
 
 
-def _ours(path: Path, contents: Contents, description: dict[str, Any]) -> Source:
-    """Our own files: `encoder.safetensors`, or a checkpoint's `model.safetensors` with head and mask token."""
+def _check_branch(path: Path, branch: str | None, branches: Mapping[str, str]) -> str:
+    """The branch's name, the first where none is asked for; empty where there is a single encoder."""
+    if branch and branch not in branches:
+        if branches:
+            raise UserError(f"{str(path)!r} holds no encoder called {branch!r}; it has {', '.join(branches)}")
+        raise UserError(f"{str(path)!r} holds one encoder, not one called {branch!r}; leave @ out")
+    return branch or next(iter(branches), "")
+
+
+def _ours(path: Path, contents: Contents, description: dict[str, Any], asked: str | None) -> Source:
+    """Our own files: `encoder.safetensors`, or a checkpoint's `model.safetensors` with all else that is trained."""
     missing = {"architecture", "model_args"} - description.keys()
     if missing:
         raise UserError(f"the weights file's own description lacks {', '.join(sorted(missing))}; it cannot be opened")
     (state,) = contents.states.values()
-    prefix = "encoder."
-    whole = any(key.startswith(prefix) for key in state)
-    classifies = "classifier" in description  # a probe or a fine-tuned model: its head predicts no pixels
+    whole = any(key.startswith("encoder.") for key in state)
+    branches: dict[str, str] = description.get("branches", {}) if whole else {}
+    branch = _check_branch(path, asked, branches)
+    prefix = branches.get(branch, "encoder.")
+    # a probe's head predicts no pixels, nor does what distils
+    reconstructs = whole and "classifier" not in description and description.get("head", "linear") is not None
+    beside = ("encoder.", *description.get("beside", ()), *branches.values())
     recognised = Recognised(
         architecture=description["architecture"],
         model_args=description["model_args"],
         encoder={k.removeprefix(prefix): v for k, v in state.items() if not whole or k.startswith(prefix)},
         # all the rest, so that the strict load names what is not head or mask token
-        decoder={k: v for k, v in state.items() if not k.startswith(prefix)} if whole and not classifies else {},
+        decoder={k: v for k, v in state.items() if not k.startswith(beside)} if reconstructs else {},
+        head=description.get("head") or "linear",
+        head_args=description.get("head_args", {}),
         layer_norm_eps=description.get("layer_norm_eps"),
     )
     cfg = description.get("pretrained_cfg") or _evaluation(recognised, {}, known_origin=True)[0]
-    return Source(path=path, layout=OURS, branch="", recognised=recognised, notes=(), sha256=_sha256(path),
+    return Source(path=path, layout=OURS, branch=branch, recognised=recognised, notes=(), sha256=_sha256(path),
                   pretrained_cfg=cfg, description=description)  # fmt: skip
 
 

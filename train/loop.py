@@ -18,9 +18,10 @@ from kamim_analysis.runtime import resolve_precision
 from . import checkpoint, run_directory
 from .metrics_log import MetricsLog
 from .objective_module import ObjectiveModule
+from .progress import Progress
 from .recipe import Recipe
 from .samples import Order, TrainingSamples, load_samples
-from .schedule import build_optimizer, build_schedule
+from .schedule import Schedule, build_optimizer, clip_each
 from .settings import as_dict
 from .start import Start
 from .views import Augmentation
@@ -40,7 +41,7 @@ class _Run:
     objective: ObjectiveModule
     wrapped: Any
     optimizer: Any
-    schedule: Any
+    schedule: Schedule
     order: Order
     batches: Iterator[Any]
     unreadable: Unreadable
@@ -100,12 +101,13 @@ def _build(recipe: Recipe, out: Path, start: Start) -> _Run:
     objective = recipe.objective.build(start)
     view = recipe.objective.view(_augmentation(recipe), objective.encoder)
     if recipe.efficiency.compile:
-        for block in anatomy(objective.encoder).blocks:
-            objective.encoder.get_submodule(block.path).compile()
+        for encoder in objective.trained_encoders:
+            for block in anatomy(encoder).blocks:
+                encoder.get_submodule(block.path).compile()
     objective.to(accelerator.device)
     optimizer = build_optimizer(objective, recipe.optim, objective.rate_scales)
     first_step = checkpoint.load(out, objective, optimizer)
-    schedule = build_schedule(optimizer, recipe.optim, order.steps_per_epoch)
+    schedule = Schedule(optimizer, recipe.optim, order.steps_per_epoch)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
     samples = TrainingSamples(pictures, view, recipe.seed)
     order = replace(order, first_step=first_step)
@@ -143,7 +145,9 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 
 def _augmentation(recipe: Recipe) -> Augmentation:
     data = recipe.data
-    return Augmentation(data.crop_scale, data.crop_ratio, data.horizontal_flip, data.vertical_flip)
+    return Augmentation(
+        data.crop_scale, data.crop_ratio, data.horizontal_flip, data.vertical_flip, data.interpolation, data.antialias
+    )
 
 
 def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
@@ -153,10 +157,11 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
     logged_at, since = run.first_step, time.monotonic()
     run.wrapped.train()
     for step in range(run.first_step + 1, run.last_step + 1):
-        run.schedule.step_update(step - 1)
+        progress = Progress(step - 1, run.order.steps_per_epoch, recipe.optim.epochs)
+        run.schedule.set(progress)
         # stochastic depth draws from a state of its own at each step, so there is none to save and restore
         torch.manual_seed(_step_seed(recipe.seed, step, run.accelerator.process_index))
-        for name, value in _step(run).items():
+        for name, value in _step(run, progress).items():
             sums[name] = sums.get(name, 0) + value
         if step % recipe.log_every == 0 or step == run.last_step:
             numbers = _means(run, sums, step - logged_at)
@@ -167,7 +172,7 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
                 "images_per_second": (step - logged_at) * recipe.optim.batch_size / seconds,
             }
             metrics.write(step, numbers)
-            metrics.show(step, numbers)
+            metrics.show(step, numbers, run.objective.diagnosis(numbers))
             sums, logged_at, since = {}, step, time.monotonic()
         since += _save_and_look(run, step, metrics, monitor)
 
@@ -202,9 +207,10 @@ def _step_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _step(run: _Run) -> dict[str, torch.Tensor]:
+def _step(run: _Run, progress: Progress) -> dict[str, torch.Tensor]:
     """One optimizer step over all its micro-batches; the mean of their numbers, still on the device."""
     sums: dict[str, torch.Tensor] = {}
+    run.objective.begin_step(progress)
     for _micro in range(run.recipe.efficiency.accumulate):
         batch, failed = next(run.batches)
         run.unreadable.add(failed)
@@ -213,10 +219,20 @@ def _step(run: _Run) -> dict[str, torch.Tensor]:
             loss = run.wrapped(batch)
             run.accelerator.backward(loss.total)
             if run.accelerator.sync_gradients:
-                norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), run.recipe.optim.clip_norm)
-                sums["gradient_norm"] = norm.detach()
+                sums["gradient_norm"] = _clip(run).detach()
+                run.objective.adjust_gradients(progress)
             run.optimizer.step()
             run.optimizer.zero_grad()
         for name, value in ({"loss": loss.total} | loss.parts).items():
             sums[name] = sums.get(name, 0) + value.detach() / run.recipe.efficiency.accumulate
+    run.objective.end_step(progress)
     return sums
+
+
+def _clip(run: _Run) -> torch.Tensor:
+    """Clip the gradients by the recipe; their norm before that."""
+    optim = run.recipe.optim
+    if optim.clip_by == "weight":
+        return clip_each(run.objective.parameters(), optim.clip_norm)
+    norm: torch.Tensor = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), optim.clip_norm)
+    return norm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kamim_analysis.runtime import progress_console
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -33,6 +36,7 @@ class MetricsLog:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]} · lr {task.fields[rate]} · {task.fields[speed]} images/s"),
+            TextColumn("[bold red]{task.fields[problem]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -40,8 +44,9 @@ class MetricsLog:
             console=progress_console(),
         )
         self.task = self.progress.add_task(
-            run.name, total=last_step, completed=first_step, loss="-", rate="-", speed="-"
+            run.name, total=last_step, completed=first_step, loss="-", rate="-", speed="-", problem=""
         )
+        self.problem = ""
 
     def __enter__(self) -> MetricsLog:
         if self.active:
@@ -69,15 +74,19 @@ class MetricsLog:
         if self.active:
             self.tensorboard.add_image(name, pixels, step, dataformats="HWC")
 
-    def show(self, step: int, numbers: dict[str, float]) -> None:
-        """Move the progress bar, with loss, learning rate and speed."""
+    def show(self, step: int, numbers: dict[str, float], problem: str = "") -> None:
+        """Move the progress bar, with loss, learning rate, speed and what is wrong, which is logged when it begins."""
         if self.active:
+            if problem and not self.problem:
+                log.warning("step %d: %s", step, problem)
+            self.problem = problem
             self.progress.update(
                 self.task,
                 completed=step,
                 loss=f"{numbers['loss']:.4f}",
                 rate=f"{numbers['learning_rate']:.1e}",
                 speed=f"{numbers['images_per_second']:.0f}",
+                problem=problem,
             )
 
     def _drop_after(self, step: int) -> None:

@@ -22,6 +22,10 @@ class Data:
     """Probability of mirroring left and right."""
     vertical_flip: float = 0.5
     """Probability of mirroring top and bottom."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How crops are resized."""
+    antialias: bool = False
+    """Whether that is antialiased; KAMIM's code does not."""
     max_unreadable: float = 0.01
     """The run ends with an error when more than this share of the pictures could not be read."""
 
@@ -73,12 +77,16 @@ class Optim:
     """Learning rate at the start of the warm-up."""
     weight_decay: float = 0.05
     """Decoupled weight decay."""
+    weight_decay_end: float | None = None
+    """Where given, the decay goes there from `weight_decay` by half a cosine over the run, as in DINO and iBOT."""
     decay_biases_and_norms: bool = True
     """Whether biases and norms decay too, as in KAMIM's code; false leaves every one-dimensional weight out."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's moments."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm at most; `.inf`: never."""
+    clip_by: Literal["all", "weight"] = "all"
+    """The norm over all gradients, or of each weight's own, as DINO and iBOT clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +119,7 @@ class Recipe:
     """A training run."""
 
     objective: Objective
-    """What is trained for: SimMIM, KAMIM, LinearProbe or FineTuning, with its settings."""
+    """What is trained for, with its settings: a class of train/objectives."""
     data: Data = field(default_factory=Data)
     encoder: Encoder = field(default_factory=Encoder)
     optim: Optim = field(default_factory=Optim)

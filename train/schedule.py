@@ -1,12 +1,13 @@
-"""Optimizer and learning rate."""
+"""Optimizer, learning rate, weight decay and clipping."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .progress import Progress, cosine
 from .recipe import Optim
 
 
@@ -32,20 +33,40 @@ def build_optimizer(
     return torch.optim.AdamW(described, lr=optim.learning_rate, betas=optim.betas, fused=fused)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, optim: Optim, steps_per_epoch: int) -> Any:
-    """timm's cosine with linear warm-up; `schedule.step_update(step)` sets the rate of optimizer step `step` (0-based).
+class Schedule:
+    """Learning rate (timm's cosine with linear warm-up) and weight decay of each optimizer step.
 
     The whole run, warm-up included, takes epochs x steps_per_epoch steps.
     """
-    from timm.scheduler.cosine_lr import CosineLRScheduler
 
-    warmup = round(optim.warmup_epochs * steps_per_epoch)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=optim.epochs * steps_per_epoch - warmup,
-        lr_min=optim.min_learning_rate,
-        warmup_t=warmup,
-        warmup_lr_init=optim.warmup_learning_rate,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    def __init__(self, optimizer: torch.optim.Optimizer, optim: Optim, steps_per_epoch: int) -> None:
+        from timm.scheduler.cosine_lr import CosineLRScheduler
+
+        self.optimizer, self.optim = optimizer, optim
+        warmup = round(optim.warmup_epochs * steps_per_epoch)
+        self.rate: Any = CosineLRScheduler(
+            optimizer,
+            t_initial=optim.epochs * steps_per_epoch - warmup,
+            lr_min=optim.min_learning_rate,
+            warmup_t=warmup,
+            warmup_lr_init=optim.warmup_learning_rate,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
+
+    def set(self, progress: Progress) -> None:
+        """Rate and decay of this step; groups that do not decay stay so."""
+        self.rate.step_update(progress.step)
+        if self.optim.weight_decay_end is not None:
+            decay = cosine(self.optim.weight_decay, self.optim.weight_decay_end, progress.share)
+            for group in self.optimizer.param_groups:
+                group["weight_decay"] = decay if group["weight_decay"] else 0.0
+
+
+def clip_each(weights: Iterable[nn.Parameter], norm: float) -> Tensor:
+    """Scale each weight's gradient down to `norm` at most, as DINO's code does; the norm over all before that."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    torch._foreach_mul_(gradients, [(norm / (own + 1e-6)).clamp(max=1) for own in norms])
+    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
+    return total

@@ -70,6 +70,8 @@ def check(recipe: Recipe) -> None:
         raise UserError(
             f"optim.warmup_epochs {recipe.optim.warmup_epochs} is not less than optim.epochs {recipe.optim.epochs}"
         )
+    if recipe.optim.weight_decay_end is not None and not recipe.optim.weight_decay > 0:
+        raise UserError(f"optim.weight_decay is {recipe.optim.weight_decay}; with weight_decay_end it must be above 0")
     if not 0 <= recipe.encoder.drop_path < 1:
         raise UserError(f"encoder.drop_path is {recipe.encoder.drop_path}; it must be at least 0 and less than 1")
     recipe.objective.check(recipe)

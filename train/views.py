@@ -1,12 +1,12 @@
 """From a decoded picture to a training sample, in a data worker."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import cv2
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
@@ -34,12 +34,20 @@ class Augmentation:
     crop_ratio: tuple[float, float]
     horizontal_flip: float
     vertical_flip: float
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = False
 
-    def build(self, image_size: int, *, antialias: bool = False) -> Any:
-        """torchvision's transform of uint8 [3, H, W]. No antialias in pretraining, as in KAMIM's code."""
+    def build(self, image_size: int) -> Any:
+        """torchvision's transform of uint8 [3, H, W]."""
         return v2.Compose(
             [
-                v2.RandomResizedCrop(image_size, scale=self.crop_scale, ratio=self.crop_ratio, antialias=antialias),
+                v2.RandomResizedCrop(
+                    image_size,
+                    scale=self.crop_scale,
+                    ratio=self.crop_ratio,
+                    interpolation=v2.InterpolationMode(self.interpolation),
+                    antialias=self.antialias,
+                ),
                 v2.RandomHorizontalFlip(self.horizontal_flip),
                 v2.RandomVerticalFlip(self.vertical_flip),
             ]
@@ -67,6 +75,14 @@ class MaskedView:
         return {"image": image, "mask": self.draw_mask()}
 
 
+def keypoint_density(
+    image: UInt8[Tensor, "3 y x"], detector: Detector, style: Style, cell: int
+) -> Float[Tensor, "gy gx"]:
+    """Keypoint density of the very pixels that the model will see, for each cell of `cell` pixels."""
+    pixels = cv2.merge([*image.numpy()])  # [3, S, S] to [S, S, 3], four times as fast as torch's copy
+    return block_mean(torch.from_numpy(keypoint_map(pixels, detector, style))[None], cell)[0]
+
+
 class KeypointView:
     """Another view's sample with the `density` of keypoints on its crop, one number for each weight patch."""
 
@@ -76,11 +92,9 @@ class KeypointView:
             divide(view.size, weight_patch, what="weight patch size")
 
     def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
-        """The density is of the very pixels that the model will see, so it is taken after the crop."""
+        """Crop, mask, density."""
         sample = self.view(picture)
-        pixels = cv2.merge([*sample["image"].numpy()])  # [3, S, S] to [S, S, 3], four times as fast as torch's copy
-        keypoints = keypoint_map(pixels, self.detector, self.style)
-        return sample | {"density": block_mean(torch.from_numpy(keypoints)[None], self.weight_patch)[0]}
+        return sample | {"density": keypoint_density(sample["image"], self.detector, self.style, self.weight_patch)}
 
 
 class LabelledView:
@@ -90,7 +104,7 @@ class LabelledView:
         size = anatomy(encoder).image_size
         self.transform: Any = {
             "paper": lambda: _paper(settings, size),
-            "crop": lambda: augmentation.build(size.height, antialias=True),
+            "crop": lambda: replace(augmentation, antialias=True).build(size.height),
             "none": lambda: evaluation_transform(encoder, normalize=False),
         }[settings.augmentation]()
         self.takes_pillow = settings.augmentation == "none"

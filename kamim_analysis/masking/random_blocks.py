@@ -1,14 +1,16 @@
 """SimMIM's mask: square units hidden at random, the same number in every image."""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import UserError
 from ..patches import divide, enlarge
-from ..shapes import Size
+from ..shapes import Grid, Size
+from ._masking import Amount, Masking
 
 
 def random_blocks(
@@ -36,3 +38,19 @@ def random_blocks(
     mask = torch.zeros(units.area, dtype=torch.bool)
     mask[order[:hidden]] = True
     return enlarge(mask.reshape(units), Size(within.height, within.width))
+
+
+class RandomBlocks(Masking):
+    """The same number of units in every picture; `variation` and `probability` have no part in it."""
+
+    def draw(self, grid: Grid, patch_size: int, amount: Amount) -> dict[str, Tensor]:
+        """`mask` itself."""
+        size = Size(grid.height * patch_size, grid.width * patch_size)
+        return {"mask": random_blocks(size, unit=amount.unit, ratio=amount.ratio, patch_size=patch_size)}
+
+    def mask(self, drawn: Mapping[str, Tensor], scores: Float[Tensor, "b n"] | None = None) -> Bool[Tensor, "b gy gx"]:
+        """As drawn."""
+        return drawn["mask"]
+
+
+MASKING = RandomBlocks()

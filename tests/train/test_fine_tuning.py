@@ -20,8 +20,9 @@ from kamim_analysis.train.evaluated import train_and_judge
 from kamim_analysis.train.layer_rates import layer_decay_scales, set_drop_path
 from kamim_analysis.train.loop import begin, train
 from kamim_analysis.train.objectives.fine_tuning import FineTuning
+from kamim_analysis.train.progress import Progress
 from kamim_analysis.train.recipe import Recipe
-from kamim_analysis.train.schedule import build_optimizer, build_schedule
+from kamim_analysis.train.schedule import Schedule, build_optimizer
 from kamim_analysis.train.settings import load_recipe, recipe_path
 
 Make = Callable[..., Recipe]
@@ -66,7 +67,7 @@ def test_the_rate_of_a_layer_is_the_decay_to_the_power_of_its_depth(tune: Make, 
     recipe = tune("--objective.layer_decay", str(decay), "--optim.decay_biases_and_norms", "false")
     objective = recipe.objective.build(begin(recipe))
     optimizer = build_optimizer(objective, recipe.optim, objective.rate_scales)
-    build_schedule(optimizer, recipe.optim, steps_per_epoch=10).step_update(12)
+    Schedule(optimizer, recipe.optim, steps_per_epoch=10).set(Progress(12, 10, recipe.optim.epochs))
     (peak,) = {group["lr"] for group in build_scheduled(recipe, 12)}
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     decayed = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
@@ -82,7 +83,7 @@ def test_the_rate_of_a_layer_is_the_decay_to_the_power_of_its_depth(tune: Make, 
 def build_scheduled(recipe: Recipe, step: int) -> list[dict[str, Any]]:
     """The groups of a model without scales, at a step."""
     optimizer = build_optimizer(torch.nn.Linear(1, 1), recipe.optim)
-    build_schedule(optimizer, recipe.optim, steps_per_epoch=10).step_update(step)
+    Schedule(optimizer, recipe.optim, steps_per_epoch=10).set(Progress(step, 10, recipe.optim.epochs))
     return optimizer.param_groups
 
 

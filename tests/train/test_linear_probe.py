@@ -26,9 +26,10 @@ from kamim_analysis.train.evaluated import train_and_judge
 from kamim_analysis.train.labelled import open_labelled
 from kamim_analysis.train.layer_tokens import LayerReader
 from kamim_analysis.train.loop import begin, train
+from kamim_analysis.train.progress import Progress
 from kamim_analysis.train.recipe import Recipe
 from kamim_analysis.train.samples import TrainingSamples
-from kamim_analysis.train.schedule import build_optimizer, build_schedule
+from kamim_analysis.train.schedule import Schedule, build_optimizer
 from kamim_analysis.train.views import Augmentation
 from kamim_analysis.weights_file import write_state
 
@@ -111,9 +112,9 @@ def samples_of(recipe: Recipe, start: Any) -> dict[str, torch.Tensor]:
 def descend(objective: Any, batch: dict[str, torch.Tensor], recipe: Recipe) -> None:
     """The recipe's optimizer and schedule, an epoch being one step of all pictures."""
     optimizer = build_optimizer(objective, recipe.optim)
-    schedule = build_schedule(optimizer, recipe.optim, steps_per_epoch=1)
+    schedule = Schedule(optimizer, recipe.optim, steps_per_epoch=1)
     for step in range(recipe.optim.epochs):
-        schedule.step_update(step)
+        schedule.set(Progress(step, 1, recipe.optim.epochs))
         optimizer.zero_grad()
         objective.train()(batch).total.backward()
         optimizer.step()
