@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kamim_analysis.train.objectives._objective import Objective
+from kamim_analysis.train.objectives._masked import Masked
 
 if TYPE_CHECKING:
     from kamim_analysis.train.masked_objective import MaskedObjective
@@ -12,13 +12,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimMIM(Objective):
+class SimMIM(Masked):
     """Mean absolute error over hidden pixels of normalised RGB; defaults as in KAMIM's comparison."""
-
-    mask_unit: int = 32
-    """Side of the square units that are hidden, in pixels."""
-    mask_ratio: float = 0.6
-    """Share of the units that are hidden; their number is rounded up."""
 
     def view(self, augmentation: "Augmentation", encoder: Any) -> "View":
         """The augmented crop and its mask."""
