@@ -97,13 +97,14 @@ def masked_l1(
 
     Sum of |prediction - target| x weight over hidden pixels / (hidden pixels x 3). Without weight this is SimMIM's
     loss (arXiv 2111.09886); with KAMIM's weights, equation 3 of arXiv 2407.13873. The weights are not normalised:
-    they raise the loss, as in the paper. Weights of one give the unweighted loss bit for bit.
+    they raise the loss, as in the paper. Weights of one give the unweighted loss bit for bit. Where nothing is hidden
+    the loss is 0.
     """
     error = (prediction - target).abs().float()
     if weight is not None:
         error = error * weight.unsqueeze(1)
     hidden = mask.unsqueeze(1)
-    return (error * hidden).sum() / (hidden.sum() * 3)
+    return (error * hidden).sum() / (hidden.sum() * 3).clamp(min=1)
 
 
 def mean_colour_l1(target: Float[Tensor, "b 3 y x"], mask: Bool[Tensor, "b y x"]) -> Float[Tensor, ""]:

@@ -8,6 +8,9 @@ import torch
 
 from kamim_analysis.data import open_pictures
 from kamim_analysis.errors import UserError
+from kamim_analysis.shapes import Grid
+from kamim_analysis.train.masks import MaskDraws
+from kamim_analysis.train.objectives.simmim import SimMIM
 from kamim_analysis.train.samples import Order, TrainingSamples, load_samples
 from kamim_analysis.train.views import Augmentation, MaskedView
 
@@ -54,7 +57,7 @@ def test_more_batch_than_pictures_is_refused() -> None:
 
 
 def samples(source: str) -> TrainingSamples:
-    view = MaskedView(AUGMENTATION, image_size=32, patch_size=8, unit=16, ratio=0.6)
+    view = MaskedView(AUGMENTATION, 32, MaskDraws(SimMIM(mask_unit=16), Grid(4, 4), 8))
     return TrainingSamples(open_pictures(source, "train"), view, seed=1)
 
 

@@ -27,4 +27,4 @@ class KAMIM(Weighted, SimMIM):
         """SimMIM's module with weights."""
         from kamim_analysis.train.masked_objective import MaskedObjective
 
-        return MaskedObjective(start.encoder, self.mask_unit, self.mask_ratio, self.weight_patch, self.temperature)
+        return MaskedObjective(start.encoder, self, self.weight_patch, self.weight_temperature)
