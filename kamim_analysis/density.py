@@ -1,5 +1,8 @@
 """From a keypoint map to KAMIM's weights (arXiv 2407.13873, section 3.2)."""
 
+import math
+
+import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -44,6 +47,28 @@ def patch_weights(
              [1., 1.]]])
     """
     return density_weights(block_mean(maps, patch_size), temperature)
+
+
+def temperature_for(density: Float[Tensor, "*b gy gx"], quantile: float, target: float) -> float:
+    """The temperature at which this quantile of all weights of these densities is `target`, a number above 1.
+
+    W = exp((D - min D) / T) grows with D - min D, so T = q / ln(target) with q the quantile of D - min D, the minimum
+    that of each image: the least of all values that so large a share of the values do not exceed. Exact, since growing
+    functions leave such a quantile where it is.
+
+    Raises UserError where q is 0, so that no temperature would do.
+
+    >>> temperature_for(torch.tensor([[0.0, 0.25], [0.5, 1.0]]), quantile=0.75, target=math.e)
+    0.5
+    """
+    excess = density - density.amin((-2, -1), keepdim=True)
+    reached = float(np.quantile(excess.double().numpy(), quantile, method="inverted_cdf"))
+    if reached == 0:
+        raise UserError(
+            f"the density of {quantile:.0%} of the patches is the least of their picture, so that no temperature gives "
+            f"them a weight of {target:g}; set a temperature, or choose a detector or map style that marks more pixels"
+        )
+    return reached / math.log(target)
 
 
 def weights_of_patches(

@@ -1,16 +1,14 @@
 """Keypoint maps: 1 where a keypoint lies, or where its drawing does; 0 elsewhere."""
 
 from functools import lru_cache
-from typing import Any, Literal
 
-import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from . import plugins
-from .keypoints._detector import Detector, Keypoints, luminance
-
-Style = Literal["drawn", "points"]
+from .errors import UserError
+from .keypoints._detector import Detector, MapDetector
+from .keypoints._drawing import Style
 
 
 def keypoint_map(
@@ -21,66 +19,31 @@ def keypoint_map(
     `points` sets the pixel of each keypoint, as the KAMIM paper says (arXiv 2407.13873, section 3.2); one between
     pixels is rounded to the nearest. `drawn` sets every pixel of the ring that `cv2.drawKeypoints` draws for it, as
     KAMIM's public code does, which produced the paper's tables; at the same temperature the two differ thirty-fold
-    in effect. Bit-identical with OpenCV's drawing.
+    in effect. Bit-identical with OpenCV's drawing. Of `edges`, the pixels on edges in either style.
 
-    Raises UserError for an unknown detector.
+    Raises UserError for an unknown detector, and for `variance`, `entropy` and `uniform`, which mark no pixels.
 
+    >>> import numpy as np
     >>> keypoint_map(np.zeros((32, 32, 3), np.uint8)).sum()
     np.uint64(0)
     """
     if isinstance(detector, str):
         detector = find_detector(detector)
-    keypoints = _built(detector).detect(luminance(image), None)
-    return draw_map(keypoints, image.shape[:2], style, whole_pixels=detector.whole_pixels)
+    if not isinstance(detector, MapDetector):
+        raise UserError(
+            f"{type(detector).__name__} marks no pixels, so it has no map; "
+            "its density(image, style, cell) gives that of each cell"
+        )
+    return detector.map(image, style)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def find_detector(name: str) -> Detector:
     """The detector of this name with its default parameters, e.g. "fast". Raises UserError for an unknown one."""
     module = plugins.load("kamim_analysis.keypoints", name, "detector")
-    detector: Detector = getattr(module, name.upper())()
+    (kind,) = (
+        value for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Detector) and value.__module__ == module.__name__
+    )  # fmt: skip
+    detector: Detector = kind()
     return detector
-
-
-@lru_cache(maxsize=16)
-def _built(detector: Detector) -> Any:
-    """OpenCV's object for these parameters, made once in each process."""
-    return detector.build()
-
-
-def draw_map(
-    keypoints: Keypoints, shape: tuple[int, ...], style: Style, *, whole_pixels: bool
-) -> UInt8[ndarray, "y x"]:
-    """The map of OpenCV keypoints on an image of `shape` (H, W)."""
-    import cv2
-
-    drawn: ndarray
-    if style == "points":
-        drawn = _point_map(keypoints, shape)
-    elif whole_pixels:
-        drawn = cv2.dilate(_point_map(keypoints, shape), _ring())
-    else:
-        drawing: ndarray = cv2.drawKeypoints(np.zeros(shape, np.uint8), keypoints, None, color=(255, 255, 255))
-        drawn = (drawing.max(axis=2) > 0).view(np.uint8)
-    return drawn
-
-
-def _point_map(keypoints: Keypoints, shape: tuple[int, ...]) -> UInt8[ndarray, "y x"]:
-    import cv2
-
-    points = np.zeros(shape, np.uint8)
-    if keypoints:
-        # rint rounds halves to even, as OpenCV's own rounding of coordinates does
-        coordinates = np.rint(cv2.KeyPoint.convert(keypoints)).astype(np.intp)
-        np.minimum(coordinates, (shape[1] - 1, shape[0] - 1), out=coordinates)
-        points[coordinates[:, 1], coordinates[:, 0]] = 1
-    return points
-
-
-@lru_cache(maxsize=1)
-def _ring() -> UInt8[ndarray, "9 9"]:
-    """The pixels that drawing one keypoint sets: an anti-aliased circle of radius 3, taken from OpenCV itself."""
-    import cv2
-
-    keypoint = cv2.KeyPoint(4.0, 4.0, 7.0)
-    return draw_map([keypoint], (9, 9), "drawn", whole_pixels=False)

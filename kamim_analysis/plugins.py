@@ -18,8 +18,8 @@ from .errors import UserError
 def names(package: str) -> list[str]:
     """Names of the plug-ins in `package`, sorted, without importing any of them.
 
-    >>> names("kamim_analysis.keypoints")
-    ['fast', 'orb', 'sift']
+    >>> names("kamim_analysis.poolings")
+    ['abmilp', 'attentive', 'central', 'cls', 'cls_attention', 'mean']
     """
     spec = find_spec(package)
     if spec is None or spec.submodule_search_locations is None:

@@ -16,6 +16,7 @@ from kamim_analysis.encoders import anatomy
 from kamim_analysis.runtime import resolve_precision
 
 from . import checkpoint, run_directory
+from .auto_temperature import with_temperature
 from .metrics_log import MetricsLog
 from .objective_module import ObjectiveModule
 from .progress import Progress
@@ -71,7 +72,9 @@ def train(recipe: Recipe, out: Path, monitor: Monitor | None = None, start: Star
     after the run when too many pictures could not be read.
     """
     run_directory.check(out, recipe)
-    run = _build(recipe, out, start or begin(recipe))
+    start = start or begin(recipe)
+    recipe = with_temperature(recipe, out, start)
+    run = _build(recipe, out, start)
     complete = run.first_step >= run.last_step
     if complete:
         log.info("%s is already complete at step %d", out, run.first_step)
@@ -99,7 +102,7 @@ def _build(recipe: Recipe, out: Path, start: Start) -> _Run:
         rank=accelerator.process_index,
     )
     objective = recipe.objective.build(start)
-    view = recipe.objective.view(_augmentation(recipe), objective.encoder)
+    view = recipe.objective.view(Augmentation.of(recipe.data), objective.encoder)
     if recipe.efficiency.compile:
         for encoder in objective.trained_encoders:
             for block in anatomy(encoder).blocks:
@@ -140,13 +143,6 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         mixed_precision="bf16" if precision == "bf16" else "no",
         gradient_accumulation_steps=recipe.efficiency.accumulate,
         cpu=device.type == "cpu",
-    )
-
-
-def _augmentation(recipe: Recipe) -> Augmentation:
-    data = recipe.data
-    return Augmentation(
-        data.crop_scale, data.crop_ratio, data.horizontal_flip, data.vertical_flip, data.interpolation, data.antialias
     )
 
 

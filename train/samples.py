@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -18,7 +20,8 @@ from kamim_analysis.decode import UnreadableImage
 from kamim_analysis.errors import UserError
 from kamim_analysis.runtime import quiet_worker
 
-from .views import View
+from .recipe import Data
+from .views import Augmentation, View
 
 
 class TrainingSamples(Dataset[Any]):
@@ -110,3 +113,20 @@ def load_samples(samples: TrainingSamples, order: Order, *, workers: int, pin: b
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
+
+
+def first_crops(pictures: Pictures, count: int, image_size: int, seed: int) -> list[UInt8[ndarray, "y x 3"]]:
+    """Crops [S, S, 3] of the pictures that a run of this seed sees first, as a recipe crops that says nothing of it."""
+    augment = Augmentation.of(Data()).build(image_size)
+    samples = TrainingSamples(
+        pictures, lambda picture: {"image": augment(torch.from_numpy(picture).permute(2, 0, 1))}, seed
+    )
+    return [
+        samples[at][0]["image"].permute(1, 2, 0).contiguous().numpy() for at in first_samples(pictures, count, seed)
+    ]
+
+
+def first_samples(pictures: Pictures, count: int, seed: int) -> list[tuple[int, int]]:
+    """The first so many samples of a run of this seed, or one of each picture where there are fewer."""
+    count = min(count, len(pictures))
+    return next(iter(Order(length=len(pictures), batch_size=count, seed=seed)))

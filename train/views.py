@@ -13,13 +13,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from kamim_analysis.encoders import anatomy
-from kamim_analysis.keypoint_maps import Style, keypoint_map
 from kamim_analysis.keypoints._detector import Detector
-from kamim_analysis.masking.random_blocks import random_blocks
-from kamim_analysis.patches import block_mean, divide
+from kamim_analysis.keypoints._drawing import Style
+from kamim_analysis.patches import divide
 from kamim_analysis.shapes import Size
 
 from .objectives._classification import Classification
+from .recipe import Data
 from .start import evaluation_transform
 
 View = Callable[[UInt8[ndarray, "y x 3"]], dict[str, Tensor]]
@@ -36,6 +36,18 @@ class Augmentation:
     vertical_flip: float
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = False
+
+    @classmethod
+    def of(cls, data: Data) -> "Augmentation":
+        """What a recipe asks for."""
+        return cls(
+            data.crop_scale,
+            data.crop_ratio,
+            data.horizontal_flip,
+            data.vertical_flip,
+            data.interpolation,
+            data.antialias,
+        )
 
     def build(self, image_size: int) -> Any:
         """torchvision's transform of uint8 [3, H, W]."""
@@ -55,32 +67,26 @@ class Augmentation:
 
 
 class MaskedView:
-    """An augmented crop, uint8 `image` [3, S, S], and its `mask` over patches (True = hidden)."""
+    """An augmented crop, uint8 `image` [3, S, S], and what masks it: drawn after the crop, from the crop."""
 
-    def __init__(self, augmentation: Augmentation, image_size: int, patch_size: int, unit: int, ratio: float) -> None:
+    def __init__(
+        self, augmentation: Augmentation, image_size: int, draw_mask: Callable[[Tensor], dict[str, Tensor]]
+    ) -> None:
         self.size = Size(image_size, image_size)
-        self.patch_size, self.unit, self.ratio = patch_size, unit, ratio
-        self.augment = augmentation.build(image_size)
-        self.draw_mask(torch.Generator())  # sizes that do not divide are refused here, before any worker starts
-
-    def draw_mask(self, generator: torch.Generator | None = None) -> Tensor:
-        """A mask, from torch's global random state unless a generator is given."""
-        return random_blocks(
-            self.size, unit=self.unit, ratio=self.ratio, patch_size=self.patch_size, generator=generator
-        )
+        self.augment, self.draw_mask = augmentation.build(image_size), draw_mask
 
     def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
         """Crop, flip, mask."""
         image = self.augment(torch.from_numpy(picture).permute(2, 0, 1))
-        return {"image": image, "mask": self.draw_mask()}
+        return {"image": image, **self.draw_mask(image)}
 
 
 def keypoint_density(
     image: UInt8[Tensor, "3 y x"], detector: Detector, style: Style, cell: int
 ) -> Float[Tensor, "gy gx"]:
-    """Keypoint density of the very pixels that the model will see, for each cell of `cell` pixels."""
+    """The detector's density of the very pixels that the model will see, for each cell of `cell` pixels."""
     pixels = cv2.merge([*image.numpy()])  # [3, S, S] to [S, S, 3], four times as fast as torch's copy
-    return block_mean(torch.from_numpy(keypoint_map(pixels, detector, style))[None], cell)[0]
+    return torch.from_numpy(detector.density(pixels, style, cell))
 
 
 class KeypointView:

@@ -1,1 +1,2 @@
-"""Keypoint detectors, one file each. Each exports one class, a frozen dataclass of the detector's parameters."""
+"""Keypoint detectors and controls that are none, one file each, which exports one class: a frozen dataclass of its
+parameters."""

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ._detector import Detector
+from ._detector import KeypointDetector
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAST(Detector):
+class FAST(KeypointDetector):
     """OpenCV's FAST. The KAMIM paper says 12 of 16 pixels; its public code takes OpenCV's default, 9 of 16."""
 
     threshold: int = 10

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ._detector import Detector
+from ._detector import KeypointDetector
 
 
 @dataclass(frozen=True, kw_only=True)
-class ORB(Detector):
+class ORB(KeypointDetector):
     """OpenCV's ORB with OpenCV's defaults, as in KAMIM's public code."""
 
     features: int = 500

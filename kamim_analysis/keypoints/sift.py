@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ._detector import Detector
+from ._detector import KeypointDetector
 
 
 @dataclass(frozen=True, kw_only=True)
-class SIFT(Detector):
+class SIFT(KeypointDetector):
     """OpenCV's SIFT with OpenCV's defaults, as in KAMIM's public code."""
 
     features: int = 0

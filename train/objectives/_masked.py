@@ -1,5 +1,6 @@
 """What objectives that hide patches share: which are hidden, and what the hidden ones weigh. Imports no torch."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +43,11 @@ class Masked(Objective):
         """A strategy that there is, and shares in their ranges."""
         super().check(recipe)
         plugins.check(self.masking, plugins.names(_MASKING), "masking strategy")
+        if self.masking == "random_blocks" and (self.mask_ratio_variation or self.mask_probability != 1):
+            raise UserError(
+                "objective.mask_ratio_variation and objective.mask_probability have no part in masking random_blocks, "
+                "which hides as many units of every picture; leave them at 0 and 1, or choose another masking"
+            )
         for name, value in (("mask_ratio_variation", self.mask_ratio_variation), ("show_max", self.show_max)):
             if not 0 <= value <= 1:
                 raise UserError(f"objective.{name} is {value}; it must be between 0 and 1")
@@ -78,5 +84,32 @@ class Weighted(Masked):
 
     weight_patch: int = 8
     """Side of a weight patch in pixels (w_ps)."""
-    temperature: float = 0.25
-    """T of equation 2; the lower, the more the keypoints count."""
+    temperature: float | Literal["auto"] = 0.25
+    """T of equation 2; the lower, the more the keypoints count. auto: from the run's first pictures, so that the 95th
+    percentile of their weights is target_p95_weight."""
+    target_p95_weight: float = 10.0
+    """temperature auto: what that percentile shall be, above 1."""
+    found_temperature: float | None = None
+    """temperature auto: what came out. A run writes it into its own config.yaml, and resumes with it."""
+
+    def check(self, recipe: "Recipe") -> None:
+        """A target that weights can have, and no temperature beside the one that was set."""
+        super().check(recipe)
+        if not 1 < self.target_p95_weight < math.inf:
+            raise UserError(
+                f"objective.target_p95_weight is {self.target_p95_weight}; it must be above 1, the weight of a patch "
+                "without keypoints"
+            )
+        if self.temperature != "auto" and self.found_temperature is not None:
+            raise UserError(
+                f"objective.found_temperature is {self.found_temperature}, but objective.temperature is "
+                f"{self.temperature}; found_temperature belongs to temperature auto, so set it to null"
+            )
+
+    @property
+    def weight_temperature(self) -> float:
+        """T as a number; of `auto`, only once the run has found it."""
+        temperature = self.found_temperature if self.temperature == "auto" else self.temperature
+        if temperature is None:
+            raise ValueError("temperature auto is not found yet")
+        return temperature
