@@ -55,6 +55,22 @@ def subset(pictures: Pictures, indices: Sequence[int] | ndarray) -> Pictures:
     )
 
 
+def first_of_each_class(pictures: Pictures, count: int) -> Pictures:
+    """The `count` pictures of each class that come first by name, in the order of all pictures.
+
+    Raises UserError where labels are missing or a class has fewer.
+    """
+    if pictures.labels is None or pictures.unlabelled:
+        raise UserError(f"labels missing in {pictures.name!r}, of whose classes data.per_class takes {count} pictures")
+    labels = np.asarray(pictures.labels)
+    by_name = np.array(sorted(range(len(pictures)), key=lambda i: (labels[i], pictures.identity(i))))
+    classes, starts, sizes = np.unique(labels[by_name], return_index=True, return_counts=True)
+    if sizes.min() < count:
+        name = pictures.classes[classes[sizes.argmin()]] if pictures.classes else classes[sizes.argmin()]
+        raise UserError(f"class {name!r} has {sizes.min()} pictures; set data.per_class to {sizes.min()} or less")
+    return subset(pictures, np.sort(np.concatenate([by_name[start : start + count] for start in starts])))
+
+
 @dataclass(frozen=True)
 class _Through:
     function: Any

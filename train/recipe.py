@@ -14,6 +14,9 @@ class Data:
     """`photographs`, a directory of images (with train/ and val/ or without), or a timm data set's name."""
     root: str | None = None
     """Where a timm data set lies."""
+    per_class: int | None = None
+    """So many pictures of each class to train on, the first by name, as AttMask's code takes parts of ImageNet; null:
+    all."""
     crop_scale: tuple[float, float] = (0.67, 1.0)
     """Area of the random crop, as a share of the picture's."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -137,5 +140,7 @@ class Recipe:
     """Optimizer steps between lines of metrics.jsonl."""
 
 
-#: settings that a resumed run may change: they stop, watch or speed up a run without changing its path
+#: settings that a resumed run may change: they stop, watch or speed up a run without changing its path; and what the
+#: run itself found, which stands in its own recipe only
 FREE_TO_CHANGE = ("efficiency.", "monitor.", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every")
+FREE_TO_CHANGE += ("objective.found_temperature",)

@@ -17,54 +17,137 @@ from kamim_analysis.keypoints._detector import Detector
 
 from .objectives._objective import Objective
 from .recipe import FREE_TO_CHANGE, Recipe
+from .recipe_files import CHOICES, chosen_class, laid_over, read, recipe_names, recipe_path
 
-RECIPES = Path(__file__).with_name("recipes")
-# settings whose value is one of several classes: jsonargparse resolves a short name once its class is imported
-_CHOICES = {"objective": "kamim_analysis.train.objectives", "detector": "kamim_analysis.keypoints"}
+__all__ = [
+    "as_dict",
+    "as_yaml",
+    "check",
+    "differences",
+    "flatten",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_names",
+    "recipe_parser",
+    "recipe_path",
+]
 
 
-def recipe_names() -> list[str]:
-    """The shipped recipes."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+_MISTAKES = (ArgumentError, TypeError, ValueError, yaml.YAMLError)
+#: options that choose a class, and where it stands in a recipe
+_CHOOSING = {"--objective": ("objective",), "--objective.detector": ("objective", "init_args", "detector")}
+_TAKEN = ("--config", *_CHOOSING)
 
 
-def recipe_path(name: str) -> Path:
-    """The YAML of a shipped recipe. Raises UserError for an unknown one."""
-    return RECIPES / f"{plugins.check(name, recipe_names(), 'recipe')}.yaml"
+def _check_names(settings: dict[str, Any]) -> None:
+    """Raise ValueError for a name that no recipe has; jsonargparse would not say what is near."""
+    known = {"": [one.name for one in fields(Recipe)]}
+    for one in fields(Recipe):
+        group: Any = one.default_factory
+        if is_dataclass(group):
+            known[one.name] = [setting.name for setting in fields(group)]
+    for group, given in {"": settings, **settings}.items():
+        for name in given if group in known and isinstance(given, dict) else ():
+            if name not in known[group]:
+                near = plugins.nearest(name, known[group])
+                there = f"did you mean {near!r}?" if near else f"there are: {', '.join(known[group])}"
+                raise ValueError(f"no setting {f'{group}.{name}' if group else name!r}; {there}")
 
 
 def recipe_parser() -> ArgumentParser:
-    """A parser of `--config FILE` and dotted overrides, one option for each field of `Recipe`."""
-    for package in _CHOICES.values():
+    """A parser of `--config YAML` and dotted overrides, one option for each field of `Recipe`."""
+    for package in CHOICES.values():  # jsonargparse resolves a short name once its class is imported
         plugins.load_all(package)
     parser = ArgumentParser(prog="kamim train", exit_on_error=False, add_help=False)
-    parser.add_argument("--config", action="config", help="a recipe file; options override it in their order")
+    parser.add_argument("--config", action="config")
     parser.add_class_arguments(Recipe, None)
     return parser
 
 
-def parse_recipe(arguments: Sequence[str]) -> Recipe:
-    """A recipe from command-line arguments. Raises UserError with one line for a mistake."""
-    parser = recipe_parser()
+def parse_recipe(arguments: Sequence[str], parser: ArgumentParser | None = None) -> Recipe:
+    """A recipe from command-line arguments: `--config FILE`, laid over its bases, and overrides.
+
+    An override that chooses another class keeps of the old one's settings what `laid_over` keeps. `parser`: that of
+    `recipe_parser`, for who reads many. Raises UserError with one line for a mistake.
+    """
+    parser = parser or recipe_parser()
+    settings, files, overrides = _laid_out(arguments)
     try:
-        settings = vars(parser.instantiate(parser.parse_args(list(arguments))))
-        recipe = Recipe(**{name: value for name, value in settings.items() if name != "config"})
-    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(_one_line(str(error))) from error
+        recipe = _parse(parser, settings, overrides)
+    except _MISTAKES as error:
+        raise UserError(f"{_at_fault(parser, files)}{_one_line(str(error))}") from error
     check(recipe)
     return recipe
 
 
-def load_recipe(path: Path) -> Recipe:
+def _laid_out(arguments: Sequence[str]) -> tuple[dict[str, Any], list[Path], list[str]]:
+    """Files and choices of classes laid over each other; the files' paths; and the arguments that are left."""
+    settings: dict[str, Any] = {}
+    files, overrides = [], []
+    split = [part for one in arguments for part in (one.split("=", 1) if one.partition("=")[0] in _TAKEN else [one])]
+    rest = iter(split)
+    for name in rest:
+        value = next(rest, None) if name in _TAKEN else None
+        if name == "--config" and value is not None:
+            files.append(Path(value))
+            settings = laid_over(settings, read(files[-1]).settings)
+        elif value is not None and value.isidentifier():
+            chosen: Any = value
+            for key in reversed(_CHOOSING[name]):
+                chosen = {key: chosen}
+            settings = laid_over(settings, chosen)
+        else:
+            overrides += [name] if value is None else [name, value]
+    return settings, files, overrides
+
+
+def _parse(parser: ArgumentParser, settings: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Raises one of _MISTAKES."""
+    _check_names(settings)
+    text = yaml.safe_dump(_with_whole_detector(settings))
+    parsed = vars(parser.instantiate(parser.parse_args(["--config", text, *overrides])))
+    return Recipe(**{name: value for name, value in parsed.items() if name != "config"})
+
+
+def _with_whole_detector(settings: dict[str, Any]) -> dict[str, Any]:
+    """All settings of the detector that is chosen, if one is.
+
+    jsonargparse would take those that are not given from the default detector where a name is the same: AKAZE with
+    FAST's threshold finds nothing at all.
+    """
+    objective: Any = settings.get("objective")
+    chosen: Any = (objective.get("init_args") or {}) if isinstance(objective, dict) else {}
+    given: Any = chosen.get("detector")
+    detector = chosen_class(given.get("class_path"), CHOICES["detector"]) if isinstance(given, dict) else object
+    if not issubclass(detector, Detector):
+        return settings
+    whole = as_dict(detector())["init_args"] | (given.get("init_args") or {})
+    chosen = chosen | {"detector": {"class_path": given["class_path"], "init_args": whole}}
+    return settings | {"objective": objective | {"init_args": chosen}}
+
+
+def _at_fault(parser: ArgumentParser, files: Sequence[Path]) -> str:
+    """The beginning of an error: the file that is refused by itself, if one is."""
+    for path in files:
+        file = read(path)
+        try:
+            _parse(parser, laid_over({}, file.settings))
+        except _MISTAKES:
+            based = f" (base: {', '.join(file.bases)})" if file.bases else ""
+            return f"recipe {str(path)!r}{based}: "
+    return ""
+
+
+def load_recipe(path: Path, parser: ArgumentParser | None = None) -> Recipe:
     """The recipe in a YAML file."""
-    return parse_recipe(["--config", str(path)])
+    return parse_recipe(["--config", str(path)], parser)
 
 
 def check(recipe: Recipe) -> None:
     """Refuse numbers that no run can have, before anything is built. Raises UserError."""
     for name, value in flatten(recipe).items():
         leaf = name.rsplit(".", 1)[-1]
-        if leaf in _POSITIVE and value is not None and not value > 0:
+        if leaf in _POSITIVE and isinstance(value, int | float) and not value > 0:
             raise UserError(f"{name} is {value}; it must be greater than 0")
     if recipe.optim.warmup_epochs >= recipe.optim.epochs:
         raise UserError(
@@ -84,8 +167,8 @@ def check(recipe: Recipe) -> None:
 
 
 _POSITIVE = (
-    "batch_size epochs learning_rate temperature weight_patch mask_unit mask_ratio image_size patch_size width depth "
-    "heads accumulate checkpoint_every log_every clip_norm max_steps"
+    "batch_size epochs learning_rate temperature found_temperature weight_patch mask_unit mask_ratio image_size "
+    "patch_size width depth heads per_class accumulate checkpoint_every log_every clip_norm max_steps"
 ).split()
 
 
@@ -139,8 +222,8 @@ def _one_line(message: str) -> str:
     line = re.sub(r"<class '(\w+)'>", r"\1", line)
     line = re.sub(r"Problem with given class_path '[\w.]*?(\w+)':", r"\1:", line)
     unknown = re.search(r'Parser key "(\w+)": Expected a dot import path string: (\S+)', line)
-    if unknown and unknown[1] in _CHOICES:
-        package = _CHOICES[unknown[1]]
+    if unknown and unknown[1] in CHOICES:
+        package = CHOICES[unknown[1]]
         return f"unknown {unknown[1]} {unknown[2]!r}; there are: {', '.join(_class_names(package))}"
     return line
 

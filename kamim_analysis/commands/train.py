@@ -17,7 +17,9 @@ def run(arguments: list[str]) -> None:
     """Check everything that can be checked without torch, then train."""
     parser = Parser("train", f"{HELP}. The same command on an existing RUN resumes it.")
     parser.add_argument("--recipe", metavar="NAME", help="a shipped recipe (kamim recipes lists them)")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="a recipe of your own, in YAML")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="a recipe of your own, in YAML; base: NAME there takes over another"
+    )
     parser.add_argument("--out", metavar="RUN", type=Path, help="directory of the run")
     parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
     parser.epilog = (
@@ -29,7 +31,7 @@ def run(arguments: list[str]) -> None:
     from ..train import settings
 
     if (chosen.recipe is None) == (chosen.config is None):
-        raise UserError(f"give one of --recipe NAME ({', '.join(settings.recipe_names())}) and --config FILE")
+        raise UserError("give one of --recipe NAME (kamim recipes lists them) and --config FILE")
     path = settings.recipe_path(chosen.recipe) if chosen.recipe else chosen.config
     if not path.is_file():
         raise UserError(f"no recipe file at {str(path)!r}")

@@ -9,6 +9,8 @@ NEEDS = (
     "DIR/cifar-10-batches-py/data_batch_1 to data_batch_5, test_batch and batches.meta, the unpacked "
     "cifar-10-python.tar.gz"
 )
+TRAINING_PICTURES = 50_000
+CLASSES = 10
 _FILES: dict[Split, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
     "val": ("test_batch",),

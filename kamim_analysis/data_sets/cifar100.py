@@ -6,6 +6,8 @@ from ..data import Pictures, Split
 from ._cifar import open_batches
 
 NEEDS = "DIR/cifar-100-python/train, test and meta, the unpacked cifar-100-python.tar.gz"
+TRAINING_PICTURES = 50_000
+CLASSES = 100
 _FILES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("test",)}
 
 

@@ -20,6 +20,8 @@ NEEDS = (
     "DIR/train/n01440764/*.JPEG and DIR/val/n01440764/*.JPEG, the archives unpacked; for DIR/val/*.JPEG without class "
     "folders also DIR/ILSVRC2012_devkit_t12.tar.gz, or its folder"
 )
+TRAINING_PICTURES = 1_281_167
+CLASSES = 1000
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 _VALIDATION_FILE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")

@@ -16,6 +16,8 @@ NEEDS = (
     "DIR/categories_places365.txt, DIR/places365_train_standard.txt with DIR/data_large_standard/a/airfield/*.jpg and "
     "DIR/places365_val.txt with DIR/val_large/*.jpg, or data_256_standard and val_256 for the small pictures"
 )
+TRAINING_PICTURES = 1_803_460
+CLASSES = 365
 _LISTS: dict[Split, str] = {"train": "places365_train_standard.txt", "val": "places365_val.txt"}
 # torchvision's name of the folder, then that in the archive; the pictures, large or small, are put in for {}
 _FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("data_{}_standard", "data_{}"), "val": ("val_{}",)}
