@@ -11,7 +11,8 @@ import pandas as pd
 from kamim_analysis.protocol import items
 from kamim_analysis.results import Results
 
-from ._names import METHODS, data_set, encoder, letters, method_of_label
+from ._names import data_set, encoder, method_of_label
+from ._pretraining import pretraining
 
 #: every fact by which numbers are found, compared or described, and how a reader is told of it
 TITLES = {
@@ -42,6 +43,15 @@ TITLES = {
     "pretraining_data": "pre-trained on",
     "pretraining_epochs": "pre-training epochs",
     "pretraining_resolution": "pre-training resolution (px)",
+    "pretraining_batch_size": "pre-training batch size",
+    "pretraining_learning_rate": "pre-training learning rate",
+    "pretraining_mask_ratio": "share hidden in pre-training",
+    "mask_unit": "mask unit (px)",
+    "mask_probability": "share of crops masked",
+    "visible": "visible patches",
+    "gap": "gap (px)",
+    "local_crops": "local crops",
+    "prototypes": "prototypes",
     "weight_patch": "w_ps",
     "keypoint_temperature": "T",
     "detector": "detector",
@@ -133,20 +143,7 @@ def _pretraining(entry: Mapping[str, Any], encoder_name: str) -> tuple[dict[str,
     if not training:
         named = method_of_label(label, encoder_name)
         return {"method": named or label}, named is not None
-    name, arguments = str(training["objective"]["class_path"]), training["objective"].get("init_args", {})
-    name = name.rsplit(".", 1)[-1]
-    found = {
-        "method": METHODS.get(letters(name), name),
-        "pretraining_data": data_set(str(training["data"]["source"])),
-        "pretraining_epochs": training["optim"]["epochs"],
-        "pretraining_resolution": training["encoder"]["image_size"],
-        "weight_patch": arguments.get("weight_patch"),
-        "keypoint_temperature": arguments.get("temperature"),
-        "map_style": arguments.get("map_style"),
-        "detector": (arguments.get("detector") or {}).get("class_path"),
-    }
-    found["detector"] = found["detector"] and str(found["detector"]).rsplit(".", 1)[-1]
-    return {key: str(value) for key, value in found.items() if value is not None}, False
+    return pretraining(training), False
 
 
 def _number(

@@ -16,6 +16,10 @@ RECIPE: Facts = {
     "mixing": "both",
     "pretraining_epochs": "100",
     "pretraining_resolution": "192",
+    "pretraining_batch_size": "2048",
+    "pretraining_learning_rate": "8e-4",
+    "pretraining_mask_ratio": "0.6",
+    "mask_unit": "32",
 }
 #: the keypoints' weights, w_ps 8 and T 0.25 unless a table varies them
 WEIGHTS: Facts = {"weight_patch": "8", "keypoint_temperature": "0.25", "detector": "FAST", "map_style": "drawn"}

@@ -27,7 +27,10 @@ METHODS = {
     "ibotattmaskhigh": "iBOT+AttMask-High",
     "attmaskhint": "iBOT+AttMask-Hint",
     "ibotattmaskhint": "iBOT+AttMask-Hint",
+    "attmasklow": "iBOT+AttMask-Low",
+    "ibotattmasklow": "iBOT+AttMask-Low",
     "latentmim": "Latent MIM",
+    "mae": "MAE",
 }
 # a directory or data set of this name, letters and digits alone, is taken for it where its number of classes agrees
 _DATA = {

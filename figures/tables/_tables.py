@@ -13,6 +13,8 @@ from ._grid import table_modules
 from ._layout import lay_out
 from ._styles import STYLES, rendered
 
+_SWEEP = "sweep.yaml"
+
 
 def tables(directories: Sequence[Path], names: Sequence[str] | None = None, *, style: str = "paper") -> str:
     """The papers' tables, or those of `names`, beside the numbers measured in results directories, as text.
@@ -30,7 +32,7 @@ def tables(directories: Sequence[Path], names: Sequence[str] | None = None, *, s
 
 def _numbers(directories: Sequence[Path]) -> list[Number]:
     """Those of results, and the times of runs; a run of kamim probe or kamim finetune has results in it."""
-    runs = {directory: read_run(directory) for directory in directories}
+    runs = {inner: read_run(inner) for directory in directories for inner in _within(directory)}
     found = []
     for directory, run in runs.items():
         inside = directory / "results"
@@ -39,6 +41,17 @@ def _numbers(directories: Sequence[Path]) -> list[Number]:
         elif run is None:
             found += numbers_in(directory)
     return found + epoch_times([run for run in runs.values() if run is not None])
+
+
+def _within(directory: Path) -> list[Path]:
+    """The runs and results in a directory of `kamim sweep`; any other directory itself."""
+    if not (directory / _SWEEP).is_file():
+        return [directory]
+    cells = sorted(path for path in directory.iterdir() if path.is_dir())
+    inner = [path for cell in cells for path in (cell, *sorted(cell.iterdir()))]
+    ended = (read_run(path) or any((path / name).is_file() for name in (METRICS, f"results/{METRICS}"))
+             for path in inner)  # fmt: skip
+    return [path for path, holds_numbers in zip(inner, ended, strict=True) if holds_numbers]
 
 
 def _nothing(directories: Sequence[Path], names: Sequence[str], numbers: Sequence[Number]) -> str:

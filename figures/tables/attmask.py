@@ -1,38 +1,33 @@
 """AttMask's k-NN, linear and few-shot k-NN accuracy on ImageNet-1k."""
 
-from ._grid import Column, Facts, Grid, Line
+from ._attmask import CLS, HIDDEN, RECIPE, k_nn, linear
+from ._grid import Column, Grid, Line
 
 TITLE = "Top-1 accuracy on ImageNet-1k: k-NN and linear probing on all of it, k-NN on v pictures a class, ViT-S/16"
 SOURCE = "AttMask, arXiv 2203.12719, full data and few examples, pre-trained on all of ImageNet-1k for 100 epochs"
 ORDER = 7
-# evaluation/eval_knn.py of the public code: cls after the final norm, resize 256, crop 224, bicubic
-_CLS: Facts = {"pooling": "cls", "norm": "final", "layer": "last", "temperature": "0.07"}
+# they hide no patches, or others
+_UNMASKED = dict.fromkeys(("pretraining_mask_ratio", "mask_probability", "prototypes"))
 
 
 def _few(v: str, k: str) -> Column:
     fits = {"evaluation": "few_shot", "v": v}
-    return Column(title=f"v = {v}", statistic="top1", fits=fits, expects={**_CLS, "k": k, "seeds": "5"})
+    return Column(title=f"v = {v}", statistic="top1", fits=fits, expects={**CLS, "k": k, "seeds": "5"})
 
 
 GRID = Grid(
     stub=(("method", "method"),),
     columns=(
-        Column(title="k-NN", statistic="top1", fits={"evaluation": "knn"}, expects={**_CLS, "k": "20"}),
-        Column(
-            title="linear",
-            statistic="top1",
-            fits={"evaluation": ("linear_probe", "fast_probe")},
-            # --n_last_blocks 4 --avgpool_patchtokens 0
-            expects={"evaluation": "linear_probe", "layer": "the last four, joined", "pooling": "cls", "norm": "final"},
-        ),
+        k_nn(),
+        linear(),
         _few("1", "1"),
         _few("5", "20"),
         _few("10", "20"),
         _few("20", "20"),
     ),
     lines=(
-        Line(labels=("DINO",), fits={"method": "DINO"}, values="70.9 74.6 — — — —"),
-        Line(labels=("MST",), fits={"method": "MST"}, values="72.1 75.0 — — — —"),
+        Line(labels=("DINO",), fits={"method": "DINO"}, values="70.9 74.6 — — — —", expects=_UNMASKED),
+        Line(labels=("MST",), fits={"method": "MST"}, values="72.1 75.0 — — — —", expects=_UNMASKED),
         Line(labels=("iBOT",), fits={"method": "iBOT"}, values="71.5 74.4 32.9 47.6 52.5 56.4"),
         Line(
             labels=("iBOT+AttMask-High",), fits={"method": "iBOT+AttMask-High"}, values="72.5 75.7 37.1 51.3 55.7 59.1"
@@ -42,15 +37,10 @@ GRID = Grid(
         ),
     ),
     expects={
-        "data": "ImageNet-1k",
-        "encoder": "ViT-S",
-        "patch": "16",
-        "resolution": "224",
-        "crop": "0.875",
-        "interpolation": "bicubic",
+        **RECIPE,
         "pretraining_data": "ImageNet-1k",
-        "pretraining_epochs": "100",
-        "pretraining_resolution": "224",
+        "pretraining_mask_ratio": HIDDEN,
+        "local_crops": "10",
     },
     others={},
     notes=(

@@ -12,7 +12,7 @@ _PASS = Column(
     fits={"evaluation": "fine_tuning", "method": "PASS (SimMIM)"},
     # section 4.4; the rest of its protocol the paper does not tell
     expects={"encoder": "ViT-B", "patch": "14", "pretraining_epochs": "200", "pretraining_resolution": "224"}
-    | dict.fromkeys("pooling norm resolution epochs batch_size learning_rate weight_decay augmentation mixing".split()),
+    | dict.fromkeys(key for key in RECIPE if key not in ("patch", "pretraining_epochs", "pretraining_resolution")),
 )
 _IN = "ImageNet-1k"
 

@@ -20,7 +20,9 @@ def _ssim(title: str, statistic: str, expects: Facts = MappingProxyType({})) -> 
     return Column(title=title, statistic=statistic, fits=_FITS, expects=expects, unit="", decimals=4)
 
 
-_PRETRAINING = {key: RECIPE[key] for key in ("patch", "resolution", "pretraining_epochs", "pretraining_resolution")}
+_PRETRAINING = {
+    key: value for key, value in RECIPE.items() if key in ("patch", "resolution", "mask_unit") or "pretraining" in key
+}
 GRID = Grid(
     stub=(("method", "method"),),
     columns=(

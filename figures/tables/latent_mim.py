@@ -4,7 +4,7 @@ from ._grid import Column, Grid, Line
 
 TITLE = "Top-1 accuracy of Latent MIM on ImageNet-1k, ViT-B/16"
 SOURCE = "Latent MIM, arXiv 2407.15837"
-ORDER = 8
+ORDER = 9
 GRID = Grid(
     stub=(("method", "method"),),
     columns=(
@@ -39,6 +39,11 @@ GRID = Grid(
         "resolution": "224",
         "pretraining_data": "ImageNet-1k",
         "pretraining_epochs": "800",
+        "pretraining_resolution": "224",
+        "pretraining_batch_size": "4096",
+        "pretraining_learning_rate": "2.4e-3",
+        "visible": "20",
+        "gap": "4",
     },
     others={},
     notes=(

@@ -16,7 +16,7 @@ def run_classification(command: str, description: str, recipe_name: str, argumen
 
     parser = _parser(command, description, recipe_name)
     scalars = {field.name for field in fields(Recipe) if field.default is not MISSING}
-    own, overrides = _split(arguments, scalars)
+    own, overrides = split_overrides(arguments, scalars)
     chosen = parser.parse_args(own)
     if chosen.recipe is not None and chosen.config is not None:
         raise UserError("give one of --recipe NAME and --config FILE")
@@ -66,7 +66,7 @@ def _parser(command: str, description: str, recipe_name: str) -> Parser:
     return parser
 
 
-def _split(arguments: Sequence[str], scalars: set[str]) -> tuple[list[str], list[str]]:
+def split_overrides(arguments: Sequence[str], scalars: set[str]) -> tuple[list[str], list[str]]:
     """The command's own arguments, and the recipe's: `--GROUP.NAME VALUE` and `--NAME VALUE` of one without group.
 
     argparse alone would take the value of an option that it does not know for MODEL.

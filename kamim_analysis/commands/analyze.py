@@ -10,13 +10,18 @@ _ANALYSES = "kamim_analysis.analyses"
 HELP = "analyse models on the same pictures and draw the figures"
 
 
-def run(arguments: list[str]) -> None:
-    """Check the command, analyse, draw, and put the results in place."""
+def parser() -> Parser:
+    """The command's options."""
     parser = Parser("analyze", f"{HELP}. Writes metrics.csv, arrays, manifest.json, figures/ and report.html.")
     add_models_and_data(parser, images=512)
     add_analyses(parser)
     add_style(parser)
-    carry_out(parser.parse_args(arguments))
+    return parser
+
+
+def run(arguments: list[str]) -> None:
+    """Check the command, analyse, draw, and put the results in place."""
+    carry_out(parser().parse_args(arguments))
 
 
 def add_analyses(parser: Parser) -> None:

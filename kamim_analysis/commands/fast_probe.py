@@ -18,7 +18,8 @@ def _weight_decay(text: str) -> float:
     return value
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """The command's options."""
     parser = frozen_parser(
         "fast_probe",
         f"{HELP}. Of the training pictures a part is held out, on which learning rate, layer and pooling are chosen; "
@@ -59,7 +60,7 @@ def _parser() -> Parser:
 
 def run(arguments: list[str]) -> None:
     """Check the command and the data's size, then take features, train and judge."""
-    chosen = _parser().parse_args(arguments)
+    chosen = parser().parse_args(arguments)
     models, data = models_and_data(chosen, poolings=chosen.pooling)
 
     from ..analyses.evaluation.fast_probe import Recipe

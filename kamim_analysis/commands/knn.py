@@ -7,7 +7,8 @@ from ._frozen import above_zero, frozen_parser, models_and_data, write_and_print
 HELP = "classify frozen features by their nearest neighbours"
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """The command's options."""
     parser = frozen_parser(
         "knn",
         f"{HELP} (DINO's weighted vote). Neighbours are the training pictures, or, where the data have one split, all "
@@ -35,7 +36,7 @@ def _parser() -> Parser:
 
 def run(arguments: list[str]) -> None:
     """Check the command and the data's size, then take features and classify."""
-    chosen = _parser().parse_args(arguments)
+    chosen = parser().parse_args(arguments)
     models, data = models_and_data(chosen, poolings=chosen.pooling or [""])
     if chosen.k and max(chosen.k) > data.neighbours:
         raise UserError(

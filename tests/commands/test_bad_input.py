@@ -22,7 +22,7 @@ Refused = Callable[..., str]
         (["train", "--config", "none.yaml", "--out", "{out}"], "no recipe file at 'none.yaml'"),
         (
             ["train", "--recipe", "kamim_photographs", "--out", "{out}", "--objective.detector", "BRISQUE"],
-            "unknown detector 'BRISQUE'; there are: FAST, ORB, SIFT",
+            "unknown detector 'BRISQUE'; there are: AGAST, AKAZE, BRISK, Edges, Entropy, FAST",
         ),
         (
             ["train", "--recipe", "kamim_photographs", "--out", "{out}", "--data.source", "nowhere"],

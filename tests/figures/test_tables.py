@@ -18,10 +18,12 @@ from kamim_analysis.figures.tables._epoch_time import time_ratio
 from kamim_analysis.figures.tables._facts import TITLES, numbers_in
 from kamim_analysis.figures.tables._grid import NONE, PACKAGE, TableModule, table_modules
 from kamim_analysis.figures.tables._layout import Cell, Laid, lay_out
+from kamim_analysis.figures.tables._pretraining import DETECTORS
 from kamim_analysis.figures.tables._styles import STYLES
 from kamim_analysis.figures.tables._tables import tables
 from kamim_analysis.protocol import protocol
 from kamim_analysis.results import Row
+from kamim_analysis.train.settings import as_dict, parse_recipe, recipe_path
 
 NAMES = plugins.names(PACKAGE)
 CSV_COLUMNS = "table row column paper value ci_low ci_high images model results layer pooling norm resolution seeds"
@@ -55,6 +57,14 @@ PRINTED = {
         "iBOT+AttMask-High\t72.5\t75.7\t37.1\t51.3\t55.7\t59.1",
         "iBOT+AttMask-Hint\t72.8\t76.1\t37.6\t52.2\t56.4\t59.6",
     ),
+    "attmask_20": (
+        "block-wise (iBOT)\t10-50%\t46.7\t56.4\t98.0\t86.0",
+        "random\t75%\t47.3\t55.5\t97.7\t85.5",
+        "random\t10-50%\t47.8\t56.7\t98.0\t86.1",
+        "AttMask-Low\t10-50%\t44.0\t53.4\t97.6\t84.6",
+        "AttMask-Hint\t10-50%\t49.5\t57.5\t98.1\t86.6",
+        "AttMask-High\t10-50%\t49.7\t57.9\t98.2\t86.6",
+    ),
     "latent_mim": ("Latent MIM\t50.1\t72.0\t83.0",),
 }  # fmt: skip
 # table 3 stands the other way around there: a row for each method, LP and FT of each data set
@@ -78,13 +88,47 @@ def training(method: str = "KAMIM", source: str = "torch/imagenet", epochs: int 
     """A recipe as a run's description holds it."""
     own = {"weight_patch": 8, "temperature": 0.25, "map_style": "drawn"}
     own |= {"detector": {"class_path": "FAST", "init_args": {}}}
-    arguments = {"mask_unit": 32, **(own if method == "KAMIM" else {}), **arguments}
+    arguments = {"mask_unit": 32, "mask_ratio": 0.6, **(own if method == "KAMIM" else {}), **arguments}
     return {
         "objective": {"class_path": method, "init_args": arguments},
         "data": {"source": source},
         "encoder": {"name": "vit_base", "image_size": 192},
-        "optim": {"epochs": epochs},
+        "optim": {"epochs": epochs, "batch_size": 2048, "learning_rate": 8e-4},
     }
+
+
+def recipe_of(name: str, *overrides: str) -> Any:
+    """A shipped recipe with overrides, as a run's description holds it."""
+    return as_dict(parse_recipe(["--config", str(recipe_path(name)), *overrides]))
+
+
+def attmask_of(masking: str, *, per_class: int | None = None, local_crops: int = 10, **arguments: Any) -> Any:
+    """AttMask's pre-training by its public code, as a run's description holds it."""
+    return {
+        "objective": {
+            "class_path": "AttMask",
+            "init_args": {
+                "masking": masking, "mask_ratio": 0.3, "mask_ratio_variation": 0.2, "mask_probability": 0.5,
+                "head_outputs": 8192, "local_crops": local_crops, **arguments,
+            },
+        },
+        "data": {"source": "torch/imagenet", "per_class": per_class},
+        "encoder": {"name": "vit_small", "image_size": 224},
+        "optim": {"epochs": 100, "batch_size": 240, "learning_rate": 5e-4 * 240 / 256},
+    }  # fmt: skip
+
+
+def small_vit(label: str, training: Any) -> dict[str, Any]:
+    return model(label, "vit_small_patch16_224", model_args={"img_size": 224}, image_size=[224, 224], training=training)
+
+
+def k_nn(value: float, k: int = 20, **items: Any) -> Row:
+    """Accuracy of k-NN by AttMask's protocol, with what differs from it."""
+    told = {
+        "evaluation": "knn", "pooling": "cls", "norm": "final", "resolution": 224, "crop": 0.875,
+        "interpolation": "bicubic", "train": 1_281_167, "test": 50_000, "temperature": 0.07,
+    }  # fmt: skip
+    return Row("knn", 12, None, f"top1_k{k}", value, value - 0.01, value + 0.01, 50_000, protocol(**told | items))
 
 
 def model(label: str = "mine", architecture: str = "vit_base_patch16_224", **entry: Any) -> dict[str, Any]:
@@ -306,9 +350,8 @@ def test_hyperparameters_detectors_and_norms_find_their_cells(write: Write) -> N
     def shown(name: str) -> dict[tuple[str, ...], str]:
         return {place: cell.value for place, cell in cells(laid(name, directory)).items()}
 
-    assert shown("kamim_2") == {
-        ("16", "1", "LP"): "10.00", ("4", "0.25", "LP"): "30.00", ("SimMIM", "", "LP"): "40.00"
-    }  # fmt: skip
+    # ORB is of table 4 alone
+    assert shown("kamim_2") == {("4", "0.25", "LP"): "30.00", ("SimMIM", "", "LP"): "40.00"}
     assert shown("kamim_4") == {
         ("none (SimMIM)", "LP"): "40.00", ("FAST", "LP"): "30.00", ("ORB", "LP"): "10.00"
     }  # fmt: skip
@@ -462,6 +505,153 @@ def test_time_ratio_has_the_bootstraps_interval() -> None:
     assert value == pytest.approx(ratio)
     assert low == pytest.approx(ratio - half, rel=0.003)
     assert high == pytest.approx(ratio + half, rel=0.003)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "named"),
+    [
+        ("KAMIM", {"masking": "attmask_high"}, "KAMIM, attmask_high masks"),
+        ("SimMIM", {"masking": "keypoint_hint"}, "SimMIM, keypoint_hint masks"),
+        ("MAE", {"masking": "random", "keypoint_weights": True}, "MAE, keypoint weights"),
+        ("AttMask", {"masking": "keypoint_high"}, "iBOT, keypoint_high masks"),
+        ("AttMask", {"masking": "attmask_high", "keypoint_weights": True}, "iBOT+AttMask-High, keypoint weights"),
+        ("LatentMIM", {"masking": "random", "target": "joint", "gap": 0}, "Latent MIM, target joint, no gap"),
+        ("LatentMIM", {"masking": "random", "loss": "l2"}, "Latent MIM, loss l2"),
+    ],
+)
+def test_a_variant_fills_no_cell_of_the_papers(
+    write: Write, method: str, arguments: dict[str, Any], named: str
+) -> None:
+    """It is a method of its own, in a line of its own where a table has any."""
+    rows = [probe(), probe(evaluation="fine_tuning", layer=12), k_nn(0.5), k_nn(0.6, k=1)]
+    entry = model("KAMIM", training=training(method, **arguments))
+    directory = write((entry, rows))
+    for name in NAMES:
+        for line in laid(name, directory).lines:
+            assert not line.in_paper or all(cell.found is None for cell in line.cells), (name, line.labels)
+    for name in ("attmask", "latent_mim"):
+        assert laid(name, directory).lines[-1].labels == (named,)
+
+
+@pytest.mark.parametrize("detector", ["BRISK", "SIFT"])
+def test_another_detector_is_of_table_4_and_not_of_table_2(write: Write, detector: str) -> None:
+    other = training(detector={"class_path": f"kamim.{detector}", "init_args": {}})
+    directory = write((model(training=other), [probe()]))
+    assert not laid("kamim_2", directory).measured
+    (label, _), cell = only_cell(laid("kamim_4", directory))
+    assert label == detector
+    assert cell.sign == ("" if detector == "SIFT" else "≠") or cell.paper == NONE
+
+
+def test_detectors_with_other_parameters_are_other_detectors(write: Write) -> None:
+    other = training(detector={"class_path": "ORB", "init_args": {"edge_threshold": 8, "features": 500}})
+    (label, _), _cell = only_cell(laid("kamim_4", write((model(training=other), [probe()]))))
+    assert label == "ORB (edge threshold 8)"
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_kamims_detectors_are_those_of_our_defaults(name: str) -> None:
+    module = plugins.load("kamim_analysis.keypoints", name.lower(), "detector")
+    assert as_dict(getattr(module, name)()) == {"class_path": name, "init_args": DETECTORS[name]}
+
+
+def test_a_temperature_that_the_run_found_is_none_of_table_2(write: Write) -> None:
+    found = training(temperature="auto", found_temperature=0.25)
+    (w_ps, t, _), _cell = only_cell(laid("kamim_2", write((model(training=found), [probe()]))))
+    assert (w_ps, t) == ("8", "0.25 (auto)")
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"mask_ratio": 0.75}, {"pretraining_mask_ratio": "0.6"}),
+        ({"mask_unit": 16}, {"mask_unit": "32"}),
+    ],
+)
+def test_other_masks_and_other_optimisation_are_named(
+    write: Write, change: dict[str, Any], difference: dict[str, str]
+) -> None:
+    other = training(**change)
+    _, cell = only_cell(laid("kamim_1", write((model(training=other), [probe()]))))
+    assert cell.found is not None
+    assert cell.found.differences == difference
+    other["optim"] |= {"batch_size": 256, "learning_rate": 1e-4}
+    _, cell = only_cell(laid("kamim_1", write((model(training=other), [probe()]), name="again")))
+    assert cell.found is not None
+    more = {"pretraining_batch_size": "2048", "pretraining_learning_rate": "8e-4"}
+    assert cell.found.differences == difference | more
+
+
+@pytest.mark.parametrize(
+    ("masking", "row"),
+    [("block", "iBOT"), ("attmask_high", "iBOT+AttMask-High"), ("attmask_hint", "iBOT+AttMask-Hint")],
+)
+def test_runs_of_attmask_fill_the_row_of_their_masks(write: Write, masking: str, row: str) -> None:
+    table = laid("attmask", write((small_vit("mine", attmask_of(masking)), [k_nn(0.7)])))
+    place, cell = only_cell(table)
+    assert place == (row, "k-NN")
+    assert cell.found is not None
+    assert (cell.sign, cell.found.differences, cell.found.untold) == ("", {}, {})
+
+
+def test_attmask_on_a_part_of_imagenet_has_a_table_of_its_own(write: Write) -> None:
+    ratios = {"random_75": {"mask_ratio": 0.75, "mask_ratio_variation": 0.0}, "random": {}}
+    maskings = ["block", *ratios, "attmask_low", "attmask_hint", "attmask_high"]
+    models = [
+        (
+            small_vit(name, attmask_of(name.removesuffix("_75"), per_class=260, local_crops=6, **ratios.get(name, {}))),
+            [k_nn(0.40 + i / 100, train=260_000)],
+        )
+        for i, name in enumerate(maskings)
+    ]
+    found = cells(laid("attmask_20", write(*models)))
+    shown = [(place[0], place[1], cell.paper, cell.value, cell.sign) for place, cell in found.items()]
+    assert shown == [
+        ("block-wise (iBOT)", "10-50%", "46.7", "40.00", ""), ("random", "75%", "47.3", "41.00", ""),
+        ("random", "10-50%", "47.8", "42.00", ""), ("AttMask-Low", "10-50%", "44.0", "43.00", ""),
+        ("AttMask-Hint", "10-50%", "49.5", "44.00", ""), ("AttMask-High", "10-50%", "49.7", "45.00", ""),
+    ]  # fmt: skip
+    whole = write((small_vit("whole", attmask_of("block")), [k_nn(0.7)]), name="whole")
+    _, cell = only_cell(laid("attmask_20", whole))
+    assert cell.found is not None
+    assert cell.found.differences == {"pretraining_data": "ImageNet-1k, 260 a class", "local_crops": "6"}
+
+
+def test_runs_of_latent_mim_fill_its_row(write: Write) -> None:
+    recipe = {
+        "objective": {"class_path": "LatentMIM", "init_args": {"visible": 20, "gap": 4, "mask_ratio": 0.6}},
+        "data": {"source": "torch/imagenet"}, "encoder": {"name": "vit_base", "image_size": 224},
+        "optim": {"epochs": 800, "batch_size": 4096, "learning_rate": 2.4e-3},
+    }  # fmt: skip
+    entry = model("mine", image_size=[224, 224], training=recipe)
+    row = k_nn(0.5, k=1, pooling="mean", norm="none", train="leave one out")
+    place, cell = only_cell(laid("latent_mim", write((entry, [row]))))
+    assert (place, cell.value, cell.sign) == (("Latent MIM", "nearest neighbour"), "50.00", "")
+
+
+def test_shipped_recipes_are_the_tables_methods(write: Write) -> None:
+    """What the recipes of Table 1 say of pre-training agrees with what its table expects."""
+    for name, method in (("kamim_vit_b16_in1k", "KAMIM"), ("simmim_vit_b16_in1k", "SimMIM")):
+        directory = write((model(training=recipe_of(name)), [probe()]), name=name)
+        place, cell = only_cell(laid("kamim_1", directory))
+        assert (place, cell.sign) == (("ViT-B", f"{method} (LP)"), "")
+
+
+def test_a_sweeps_directory_is_all_that_ended_in_it(runs: dict[str, Path], tmp_path: Path, write: Write) -> None:
+    probed = write((model("fast", training=training()), [probe(0.3)]))
+    probed.rename(runs["fast"] / "probe")
+    (tmp_path / "cut_short").mkdir()
+    (tmp_path / "sweep.yaml").write_text("recipe: kamim_vit_b16_in1k\n")
+    (tmp_path / "simmim.log").write_text("")
+    lines = list(csv.DictReader(io.StringIO(tables([tmp_path], ["kamim_4"], style="csv"))))
+    shown = {(line["row"], line["column"]): line["value"] for line in lines if line["value"]}
+    assert shown == {
+        ("none (SimMIM)", "epoch time"): "1.00", ("FAST", "epoch time"): "0.83", ("SIFT", "epoch time"): "1.33",
+        ("FAST", "LP"): "30.00",
+    }  # fmt: skip
+    (tmp_path / "sweep.yaml").unlink()
+    with pytest.raises(UserError, match=r"metrics\.csv is missing"):
+        tables([tmp_path], ["kamim_4"])
 
 
 WILD = "A_B & 50% #1 {x} $y$ ^~\\ | <b>*"

@@ -1,0 +1,1 @@
+"""Shipped sweeps, one YAML file each."""
