@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .encoders import anatomy
@@ -15,16 +15,22 @@ from .shapes import Grid
 
 
 @contextmanager
-def visible_only(patch_drop: nn.Module, visible: Bool[Tensor, "b n"], prefix_tokens: int) -> Iterator[None]:
+def visible_only(
+    patch_drop: nn.Module, visible: Bool[Tensor, "b n"] | Int[Tensor, "b v"], prefix_tokens: int
+) -> Iterator[None]:
     """Inside `with`, of all that enters `patch_drop` only the prefix and each image's visible patches leave it.
 
-    Every image must have the same number of them. timm's ViT calls `patch_drop` after adding positions, so that what
-    is left keeps its place.
+    `visible` marks them, the same number in every image, or gives their indices, for which a GPU need not be waited
+    for. timm's ViT calls `patch_drop` after adding positions, so that what is left keeps its place.
     """
 
     def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         prefix, patches = output[:, :prefix_tokens], output[:, prefix_tokens:]
-        return torch.cat([prefix, patches[visible].unflatten(0, (len(output), -1))], dim=1)
+        if visible.dtype == torch.bool:
+            left = patches[visible].unflatten(0, (len(output), -1))
+        else:
+            left = patches.take_along_dim(visible[:, :, None], dim=1)
+        return torch.cat([prefix, left], dim=1)
 
     handle = patch_drop.register_forward_hook(hook)
     try:
@@ -113,12 +119,17 @@ class MaskedAutoencoder(nn.Module):
         return cast(Tensor, self.decoder_pred(decoded[:, prefix_tokens:]))
 
 
-def _check(encoder: nn.Module, width: int, heads: int) -> None:
+def check_drops_patches(encoder: nn.Module) -> None:
+    """Raises UserError for an encoder that cannot be shown some of the patches alone (`visible_only`)."""
     if not isinstance(getattr(encoder, "patch_drop", None), nn.Identity):
         raise UserError(
-            f"{type(encoder).__name__} cannot be shown the visible patches alone; a masked autoencoder needs timm's "
-            "VisionTransformer without patch dropout"
+            f"{type(encoder).__name__} cannot be shown the visible patches alone; that takes timm's VisionTransformer "
+            "without patch dropout"
         )
+
+
+def _check(encoder: nn.Module, width: int, heads: int) -> None:
+    check_drops_patches(encoder)
     if width % 4 or width % heads:
         raise UserError(f"decoder width {width} must be a multiple of 4 and of the number of heads, {heads}")
 
@@ -148,6 +159,24 @@ def mae_sincos_positions(width: int, grid: Grid, prefix_tokens: int = 1) -> Floa
     angles = [cells.flatten().outer(10_000**-quarter) for cells in (x, y)]
     patches = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
     return torch.cat([torch.zeros(prefix_tokens, width), patches.float()])[None]
+
+
+def fix_sincos_positions(encoder: nn.Module) -> None:
+    """Put `mae_sincos_positions` in place of a timm ViT's learned positions; they get no gradient any more.
+
+    Raises UserError for an encoder that adds no position to its patches, such as Swin or one of relative positions.
+    """
+    body = anatomy(encoder)
+    table = getattr(encoder, "pos_embed", None)
+    if not isinstance(table, nn.Parameter) or table.ndim != 3 or body.width % 4:
+        raise UserError(
+            f"{type(encoder).__name__} of width {body.width} cannot have sin-cos positions; they need timm's "
+            "VisionTransformer with absolute positions and a width that is a multiple of 4"
+        )
+    grid = body.blocks[0].grid
+    # timm's `no_embed_class` models have positions of patches alone
+    table.detach().copy_(mae_sincos_positions(body.width, grid, table.shape[1] - grid.area))
+    table.requires_grad_(False)
 
 
 def patchify(images: Float[Tensor, "b 3 y x"], patch_size: int) -> Float[Tensor, "b n values"]:

@@ -15,7 +15,7 @@ from . import encoders
 from .checkpoints._layout import Recognised
 from .errors import UserError, some
 from .hub import fetch, find_weights
-from .masked_autoencoder import MaskedAutoencoder
+from .masked_autoencoder import MaskedAutoencoder, fix_sincos_positions
 from .model_spec import ModelSpec, Reading, parse
 from .reconstruction import MaskedImageModel, MaskSettings, Reconstructs
 from .source import read_source
@@ -79,8 +79,10 @@ def _open_random(spec: ModelSpec, image_size: int | None, seed: int) -> OpenedMo
     """The architecture with seeded random weights: the same that training with this seed starts from."""
     path = Path(spec.target)
     config: dict[str, Any] = {}
+    fixed = False
     if path.is_file():
         source = read_source(path, Reading())
+        fixed = source.description.get("positions") == "sincos"
         arguments = source.recognised.model_args | ({} if image_size is None else {"img_size": image_size})
         make = partial(encoders.build, source.recognised.architecture, arguments)
         config = source.pretrained_cfg
@@ -89,6 +91,8 @@ def _open_random(spec: ModelSpec, image_size: int | None, seed: int) -> OpenedMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = make()
+    if fixed:  # no argument of timm's
+        fix_sincos_positions(encoder)
     encoder.pretrained_cfg.update(config)
     return _opened(spec, encoder, {"source": "random weights", "seed": seed})
 
