@@ -13,6 +13,9 @@ from kamim_analysis import photographs
 from kamim_analysis.decode import read_rgb
 from kamim_analysis.keypoint_maps import find_detector, keypoint_map
 from kamim_analysis.keypoints._detector import luminance
+from kamim_analysis.shapes import Grid
+from kamim_analysis.train.masks import MaskDraws
+from kamim_analysis.train.objectives.simmim import SimMIM
 from kamim_analysis.train.views import Augmentation, KeypointView, MaskedView
 
 
@@ -31,7 +34,8 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     files = jpegs()
-    plain = MaskedView(Augmentation((0.67, 1.0), (3 / 4, 4 / 3), 0.5, 0.5), 192, 16, 32, 0.6)
+    draws = MaskDraws(SimMIM(), Grid(12, 12), 16)
+    plain = MaskedView(Augmentation((0.67, 1.0), (3 / 4, 4 / 3), 0.5, 0.5), 192, draws)
     detectors = {name: KeypointView(plain, find_detector(name), "drawn", 8) for name in ("fast", "orb", "sift")}
     views = {"no keypoints": plain, **detectors}
 
