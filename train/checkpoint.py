@@ -92,13 +92,17 @@ def load(run: Path, objective: ObjectiveModule, optimizer: torch.optim.Optimizer
 
 
 def _check_start(run: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run that started from a trained model goes on from that very model."""
-    if then.get("starting_weights") != now.get("starting_weights"):
-        spec = now.get("started_from", {}).get("spec")
-        raise UserError(
-            f"the weights of model {spec!r} are not those that run {str(run)!r} started from; restore them, or give a "
-            "new directory"
-        )
+    """A run that started from a trained model, or takes attention from one, goes on with that very model."""
+    for weights, opened, use in (
+        ("starting_weights", "started_from", "started from"),
+        ("attention_weights", "attention_from", "takes attention from"),
+    ):
+        if then.get(weights) != now.get(weights):
+            spec = now.get(opened, {}).get("spec")
+            raise UserError(
+                f"the weights of model {spec!r} are not those that run {str(run)!r} {use}; restore them, or give a new "
+                "directory"
+            )
 
 
 def save_encoder(run: Path, objective: ObjectiveModule, step: int, recipe: dict[str, Any]) -> None:
