@@ -185,8 +185,9 @@ def _with_head(encoder: nn.Module, recognised: Recognised, path: Path) -> Recons
     model: MaskedImageModel | MaskedAutoencoder
     if recognised.head == "mae":
         model = MaskedAutoencoder(encoder, **recognised.head_args)
-        grid = list(model.anatomy.blocks[0].grid)
-        state["decoder_pos_embed"] = resample_abs_pos_embed(state["decoder_pos_embed"], grid, num_prefix_tokens=1)
+        grid, prefix = list(model.anatomy.blocks[0].grid), model.anatomy.prefix_tokens
+        positions = resample_abs_pos_embed(state["decoder_pos_embed"], grid, num_prefix_tokens=prefix)
+        state["decoder_pos_embed"] = positions
     else:
         model = MaskedImageModel(encoder)
     _load_strictly(model, state, path, partial="encoder.")

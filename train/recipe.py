@@ -142,5 +142,12 @@ class Recipe:
 
 #: settings that a resumed run may change: they stop, watch or speed up a run without changing its path; and what the
 #: run itself found, which stands in its own recipe only
-FREE_TO_CHANGE = ("efficiency.", "monitor.", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every")
-FREE_TO_CHANGE += ("objective.found_temperature",)
+FREE_TO_CHANGE = (
+    "efficiency.",
+    "monitor.",
+    "max_steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "objective.found_temperature",
+)

@@ -58,7 +58,7 @@ def recipe_parser() -> ArgumentParser:
     """A parser of `--config YAML` and dotted overrides, one option for each field of `Recipe`."""
     for package in CHOICES.values():  # jsonargparse resolves a short name once its class is imported
         plugins.load_all(package)
-    parser = ArgumentParser(prog="kamim train", exit_on_error=False, add_help=False)
+    parser = ArgumentParser(prog="kamim train", exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Recipe, None)
     return parser
@@ -174,9 +174,12 @@ _POSITIVE = (
 
 def _cells(recipe: Recipe) -> dict[str, int | None]:
     """Sizes in pixels that must divide the image."""
-    names = ("mask_unit", "weight_patch")
-    cells = {f"objective.{name}": getattr(recipe.objective, name, None) for name in names}
-    return cells | {"encoder.patch_size": recipe.encoder.patch_size}
+    objective, cells = recipe.objective, {"encoder.patch_size": recipe.encoder.patch_size}
+    if getattr(objective, "masking", None) == "random_blocks":
+        cells["objective.mask_unit"] = getattr(objective, "mask_unit", None)
+    if getattr(objective, "keypoint_weights", True):
+        cells["objective.weight_patch"] = getattr(objective, "weight_patch", None)
+    return cells
 
 
 def as_dict(value: Any) -> Any:

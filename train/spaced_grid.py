@@ -44,7 +44,8 @@ def assemble(
 ) -> Shaped[Tensor, "*c s t"]:
     """The patches of a spaced crop side by side: grid x patch size pixels."""
     picked: Tensor = crop.flatten(-2).index_select(-1, pixels)
-    return picked.unflatten(-1, (grid.height * patch_size, grid.width * patch_size))
+    picture: Tensor = picked.unflatten(-1, (grid.height * patch_size, grid.width * patch_size))
+    return picture
 
 
 class SpacedView:

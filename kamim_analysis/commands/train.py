@@ -10,7 +10,7 @@ from ._recipe import to_be_trained
 if TYPE_CHECKING:
     from ..train.recipe import Recipe
 
-HELP = "train by a recipe (SimMIM, KAMIM, linear probe, fine-tuning)"
+HELP = "train by a recipe (SimMIM, KAMIM, AttMask, Latent MIM, MAE, linear probe, fine-tuning)"
 
 
 def run(arguments: list[str]) -> None:

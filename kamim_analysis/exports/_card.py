@@ -29,8 +29,47 @@ _KAMIM = """\
   year={2024},
   note={arXiv:2407.13873}
 }"""
+_ATTMASK = """\
+@inproceedings{kakogeorgiou2022attmask,
+  title={What to Hide from Your Students: Attention-Guided Masked Image Modeling},
+  author={Kakogeorgiou, Ioannis and Gidaris, Spyros and Psomas, Bill and Avrithis, Yannis and Bursuc, Andrei
+          and Karantzalos, Konstantinos and Komodakis, Nikos},
+  booktitle={ECCV},
+  year={2022},
+  note={arXiv:2203.12719}
+}"""
+_IBOT = """\
+@inproceedings{zhou2022ibot,
+  title={iBOT: Image BERT Pre-Training with Online Tokenizer},
+  author={Zhou, Jinghao and Wei, Chen and Wang, Huiyu and Shen, Wei and Xie, Cihang and Yuille, Alan and Kong, Tao},
+  booktitle={ICLR},
+  year={2022},
+  note={arXiv:2111.07832}
+}"""
+_LATENT_MIM = """\
+@inproceedings{wei2024latentmim,
+  title={Towards Latent Masked Image Modeling for Self-Supervised Visual Representation Learning},
+  author={Wei, Yibing and Gupta, Abhinav and Morgado, Pedro},
+  booktitle={ECCV},
+  year={2024},
+  note={arXiv:2407.15837}
+}"""
+_MAE = """\
+@inproceedings{he2022mae,
+  title={Masked Autoencoders Are Scalable Vision Learners},
+  author={He, Kaiming and Chen, Xinlei and Xie, Saining and Li, Yanghao and Doll\\'ar, Piotr and Girshick, Ross},
+  booktitle={CVPR},
+  year={2022},
+  note={arXiv:2111.06377}
+}"""
 # the papers behind an objective
-_PAPERS = {"SimMIM": (_SIMMIM,), "KAMIM": (_KAMIM, _SIMMIM)}
+_PAPERS = {
+    "SimMIM": (_SIMMIM,),
+    "KAMIM": (_KAMIM, _SIMMIM),
+    "AttMask": (_ATTMASK, _IBOT),
+    "LatentMIM": (_LATENT_MIM,),
+    "MAE": (_MAE,),
+}
 _FEATURES = """\
 Features for research: to look at, to probe, or to fine-tune from. This is no classifier, and nothing here says how
 good or how fair its features are for other pictures than those it was trained on: measure before you rely on them."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kamim_analysis.train.recipe import Recipe
 
 _MASKING = "kamim_analysis.masking"
+#: strategies that hide a given number of patches of every picture before any network has seen it, for encoders of
+#: visible patches alone
+EQUALLY_MANY = ("random", "keypoint_high", "keypoint_low", "keypoint_hint")
 
 
 @dataclass(frozen=True, kw_only=True)

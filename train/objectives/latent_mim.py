@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kamim_analysis.errors import UserError
-from kamim_analysis.train.objectives._masked import Weighted
+from kamim_analysis.train.objectives._masked import EQUALLY_MANY, Weighted
 
 if TYPE_CHECKING:
     from kamim_analysis.masking._masking import Amount
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from kamim_analysis.train.start import Start
     from kamim_analysis.train.views import Augmentation, View
 
-# strategies that hide as many patches of every picture, before any network has seen it
-_EQUAL = ("random", "keypoint_high", "keypoint_low", "keypoint_hint")
 _AT_LEAST = {
     "visible": 1,
     "gap": 0,
@@ -82,10 +80,10 @@ class LatentMIM(Weighted):
     def check(self, recipe: "Recipe") -> None:
         """Refuse masks that differ in number between pictures, and numbers out of their ranges."""
         super().check(recipe)
-        if self.masking not in _EQUAL:
+        if self.masking not in EQUALLY_MANY:
             raise UserError(
                 f"objective.masking {self.masking} does not suit Latent MIM, whose encoder needs equally many visible "
-                f"patches in every picture before it has seen any; choose one of {', '.join(_EQUAL)}"
+                f"patches in every picture before it has seen any; choose one of {', '.join(EQUALLY_MANY)}"
             )
         own, inherited = vars(self), LatentMIM()
         for name in ("mask_ratio", "mask_ratio_variation", "mask_probability"):

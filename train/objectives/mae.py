@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kamim_analysis.errors import UserError
-from kamim_analysis.train.objectives._masked import Weighted
+from kamim_analysis.train.objectives._masked import EQUALLY_MANY, Weighted
 
 if TYPE_CHECKING:
     from kamim_analysis.train.mae_objective import MAEObjective
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from kamim_analysis.train.views import Augmentation, View
 
 
-# strategies that hide as many patches of every picture, before any network has seen it
-_EQUAL = ("random", "random_blocks", "keypoint_high", "keypoint_low", "keypoint_hint")
+_EQUAL = (*EQUALLY_MANY, "random_blocks")
 
 
 @dataclass(frozen=True, kw_only=True)
