@@ -1,6 +1,7 @@
 """`kamim`: finds the sub-command by its file's name and turns mistakes into one line and exit code 2."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from .errors import UserError
 from .version import __version__
 
 _COMMANDS = "kamim_analysis.commands"
-_MISTAKE, _INTERRUPTED, _TERMINATED = 2, 130, 143
+_MISTAKE, _INTERRUPTED, _UNREAD, _TERMINATED = 2, 130, 141, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,12 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with _orderly_termination():
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+            sys.stdout.flush()
     except UserError as mistake:
         print(f"kamim: error: {mistake}", file=sys.stderr)
         sys.exit(_MISTAKE)
     except KeyboardInterrupt:
         print("kamim: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as head, has seen enough; what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_UNREAD)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ CHOICES = {"objective": "kamim_analysis.train.objectives", "detector": "kamim_an
 class About:
     """Where a recipe comes from, and what came out there. No run depends on it.
 
-    A file takes over `paper` and `evaluate` from its base; the rest is its own.
+    A file takes over `paper`, `evaluate` and `gflop` from its base; the rest is its own.
     """
 
     paper: str = ""
@@ -37,6 +37,9 @@ class About:
     """The paper's numbers by evaluation: accuracies in percent, psnr in dB."""
     evaluate: dict[str, str] = field(default_factory=dict)
     """By the same names, the command that measures it of a trained RUN."""
+    gflop: float = 0.0
+    """10^9 floating-point operations of a picture's forward and backward passes, as `train.cost` counts them; 0 where
+    they depend on the model that is given."""
     note: str = ""
     """What is not as in the paper or its code, or what a reader must know."""
 

@@ -20,9 +20,6 @@ def run(arguments: list[str]) -> None:
     """A line for each recipe, grouped by paper; or one recipe after what it says about itself."""
     parser = Parser("recipes", HELP)
     parser.add_argument("recipe", nargs="?", metavar="NAME", help="print this recipe's YAML and where it comes from")
-    parser.add_argument(
-        "--cost", action="store_true", help="count the FLOP of whole runs, forward and backward (all: some minutes)"
-    )
     chosen = parser.parse_args(arguments)
 
     from ..train.recipe_files import read
@@ -30,17 +27,17 @@ def run(arguments: list[str]) -> None:
 
     if chosen.recipe:
         path = recipe_path(chosen.recipe)
-        lines = _described(load_recipe(path), read(path).about, cost=chosen.cost)
+        lines = _described(load_recipe(path), read(path).about)
         sys.stdout.write("\n".join([*lines, path.read_text(encoding="utf-8")]))
         return
     settings, listed = recipe_parser(), []
     for path in map(recipe_path, recipe_names()):
         recipe, about = load_recipe(path, settings), read(path).about
-        listed.append((about, [path.stem, *_cells(recipe, cost=chosen.cost)]))
+        listed.append((about, [path.stem, *_cells(recipe, about)]))
     print(_table(listed))
 
 
-def _cells(recipe: "Recipe", *, cost: bool) -> list[str]:
+def _cells(recipe: "Recipe", about: "About") -> list[str]:
     """What a recipe is and costs."""
     data = recipe.data
     return [
@@ -48,22 +45,18 @@ def _cells(recipe: "Recipe", *, cost: bool) -> list[str]:
         (recipe.encoder.name or "").split("_patch")[0],
         data.source.removeprefix("torch/") + (f":{data.per_class}" if data.per_class else ""),
         str(recipe.optim.epochs),
-        *_costs(recipe, cost=cost),
+        *_costs(recipe, about),
     ]
 
 
-def _costs(recipe: "Recipe", *, cost: bool) -> tuple[str, str]:
-    """Pictures seen and, where asked for, FLOP of the run; empty where they depend on what a user brings."""
+def _costs(recipe: "Recipe", about: "About") -> tuple[str, str]:
+    """Pictures seen and FLOP of the run, forward and backward; empty where they depend on what a user brings."""
     from ..train.pictures_seen import pictures_seen
 
     seen = pictures_seen(recipe)
     if seen is None:
         return "", ""
-    if not cost or recipe.encoder.name is None:
-        return _short(seen), ""
-    from ..train.cost import flops_of_picture
-
-    return _short(seen), f"{seen * flops_of_picture(recipe):.2e}".replace("e+", "e")
+    return _short(seen), f"{seen * about.gflop * 1e9:.1e}".replace("e+", "e") if about.gflop else ""
 
 
 def _short(count: int) -> str:
@@ -102,11 +95,11 @@ def _percent(about: "About", name: str) -> str:
     return f"{about.reported[name]:5.2f}" if name in about.reported else "    -"
 
 
-def _described(recipe: "Recipe", about: "About", *, cost: bool) -> list[str]:
+def _described(recipe: "Recipe", about: "About") -> list[str]:
     """What a recipe says about itself, as comments: the output is still YAML."""
     root = " --data_root ROOT" if recipe.data.source.startswith("torch/") else ""
     lines = [f"{about.paper}: {about.cell}"] if about.paper else []
-    pictures, flop = _costs(recipe, cost=cost)
+    pictures, flop = _costs(recipe, about)
     lines += [f"The run sees {pictures} pictures{f' and takes {flop} FLOP' if flop else ''}."] if pictures else []
     width = max(map(len, about.reported), default=0)
     for name, value in about.reported.items():
