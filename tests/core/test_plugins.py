@@ -7,7 +7,7 @@ from kamim_analysis.errors import UserError
 
 
 def test_private_modules_are_no_plug_ins():
-    assert plugins.names("kamim_analysis.keypoints") == ["fast", "orb", "sift"]
+    assert plugins.names("kamim_analysis.data_sets") == ["cifar10", "cifar100", "imagenet", "inaturalist", "places365"]
 
 
 def test_a_new_file_is_a_plug_in_at_once(tmp_path, monkeypatch):
