@@ -75,7 +75,7 @@ class MetricsLog:
             self.tensorboard.add_image(name, pixels, step, dataformats="HWC")
 
     def show(self, step: int, numbers: dict[str, float], problem: str = "") -> None:
-        """Move the progress bar, with loss, learning rate, speed and what is wrong, which is logged when it begins."""
+        """Move the progress bar: loss, learning rate, speed, and in a word what is wrong, logged when it begins."""
         if self.active:
             if problem and not self.problem:
                 log.warning("step %d: %s", step, problem)
@@ -86,7 +86,7 @@ class MetricsLog:
                 loss=f"{numbers['loss']:.4f}",
                 rate=f"{numbers['learning_rate']:.1e}",
                 speed=f"{numbers['images_per_second']:.0f}",
-                problem=problem,
+                problem=problem.partition(":")[0],
             )
 
     def _drop_after(self, step: int) -> None:

@@ -64,7 +64,7 @@ class ObjectiveModule(nn.Module):
         """What follows the optimizer's change of the weights."""
 
     def diagnosis(self, numbers: Mapping[str, float]) -> str:
-        """What is wrong with a run that logs these numbers (means since the last line), in a few words; else empty."""
+        """What is wrong with a run that logs these numbers (means since the last line), as "word: why"; else empty."""
         return ""
 
     @abstractmethod

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +345,27 @@ def test_what_does_not_fit_the_encoder_is_refused_before_the_run(
     with pytest.raises(UserError, match=message):
         train(recipe(*overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_collapses_says_so_in_the_log_and_the_progress_bar(
+    tiny_recipe: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = (
+        "--objective.visible 5 --objective.decoder_width 16 --objective.decoder_depth 1 --objective.decoder_heads 2 "
+        "--objective.projector_width 32 --objective.similarity_weight 0 --objective.target joint --objective.loss l2 "
+        "--optim.epochs 10 --optim.learning_rate 0.003"
+    ).split()
+    train(tiny_recipe(*settings, name="latent_mim_photographs"), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    alike = [max(line["target_cosine_between"], line["target_cosine_within"]) > 0.95 for line in lines]
+    assert not alike[0]
+    assert all(alike[-3:])
+    told = [record.getMessage() for record in caplog.records if "targets of" in record.getMessage()]
+    assert told[0].startswith(f"step {alike.index(True) + 1}: ")
+    assert len(told) == sum(not before and now for before, now in pairwise(alike))
+    shown = capsys.readouterr().err
+    assert "run" in shown
+    assert "collapsed" in shown
