@@ -145,10 +145,11 @@ def test_another_objective_may_be_chosen_beside_a_recipe() -> None:
 
 def test_about_is_no_setting_and_numbers_are_not_inherited(write: Write) -> None:
     write(
-        "one.yaml", "base: mae_photographs\nabout: {paper: P, cell: C, reported: {a: 1.5}, evaluate: {a: x}, note: N}"
+        "one.yaml",
+        "base: mae_photographs\nabout: {paper: P, cell: C, reported: {a: 1.5}, evaluate: {a: x}, gflop: 2.5, note: N}",
     )
     path = write("two.yaml", "base: one.yaml\nabout: {cell: D, evaluate: {b: y}}")
-    assert read(path).about == About(paper="P", cell="D", evaluate={"a": "x", "b": "y"})
+    assert read(path).about == About(paper="P", cell="D", evaluate={"a": "x", "b": "y"}, gflop=2.5)
     assert load_recipe(path) == parse(name="mae_photographs")
     assert "about" not in as_yaml(load_recipe(path))
     assert "base" not in as_yaml(load_recipe(path))
