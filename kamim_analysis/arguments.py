@@ -44,6 +44,21 @@ def whole_number(least: int) -> Callable[[str], int]:
     return convert
 
 
+def above(bound: int) -> Callable[[str], float]:
+    """An argument type: a finite number above `bound`."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float(bound)
+        if not bound < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above {bound}")
+        return value
+
+    return convert
+
+
 def number_of_images(text: str) -> int | None:
     """An argument type: a whole number from 2 up, or `all`, which is None."""
     try:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..arguments import Parser, add_models_and_data, layers, names, reading
+from ..arguments import Parser, above, add_models_and_data, layers, names, reading
 
 if TYPE_CHECKING:
     from ..model_spec import ModelSpec
@@ -14,15 +14,7 @@ if TYPE_CHECKING:
 _POOLINGS = "kamim_analysis.poolings"
 
 
-def above_zero(text: str) -> float:
-    """An argument type: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+above_zero = above(0)
 
 
 def learning_rates(text: str) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..arguments import Parser, names, numbers, whole_number
+from ..arguments import Parser, above, names, numbers, whole_number
 from ..errors import UserError
 from ..plugins import names as plugin_names
 from .analyze import add_style
@@ -70,7 +70,7 @@ def _parser() -> Parser:
         "--temperature", type=_temperatures, default=[0.1, 0.25, 1.0], metavar="A,B", help="T (default: 0.1,0.25,1)"
     )
     parser.add_argument(
-        "--target_p95_weight", type=_target, default=10.0, metavar="W",
+        "--target_p95_weight", type=above(1), default=10.0, metavar="W",
         help="--cost: tell the T at which the 95th percentile of the weights is this, as temperature auto finds it "
         "(default: 10)",
     )  # fmt: skip
@@ -90,17 +90,6 @@ def _temperatures(text: str) -> list[float]:
     if not found or not all(0 < value < float("inf") for value in found):
         raise argparse.ArgumentTypeError(f"{text!r} is not numbers above 0, separated by commas")
     return found
-
-
-def _target(text: str) -> float:
-    """An argument type: a number above 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 1")
-    return value
 
 
 def _check_sizes(chosen: argparse.Namespace) -> None:
