@@ -25,10 +25,10 @@ from .decode import UnreadableImage
 from .errors import UserError, some
 from .extraction import Features, Key, Wanted
 from .fingerprints import pictures_fingerprint
+from .output import PARTIAL
 from .sampling import ChosenPictures
 
 INDEX, FORMAT = "features.json", 1
-PARTIAL = ".partial"
 
 
 def holds_store(folder: Path) -> bool:

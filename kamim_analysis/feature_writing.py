@@ -9,7 +9,7 @@ import logging
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -27,10 +27,10 @@ from .encoders import anatomy
 from .errors import UserError
 from .evaluation_set import ImageBatch
 from .extraction import Extractor, Key, Loading, Wanted, batches_of, check_finite
-from .feature_store import FORMAT, INDEX, PARTIAL, FeatureStore, encoder_difference, open_store, tensor_name
+from .feature_store import FORMAT, INDEX, FeatureStore, encoder_difference, open_store, tensor_name
 from .fingerprints import describe_encoder, indices_fingerprint, pictures_fingerprint
 from .opening import OpenedModel
-from .output import flush
+from .output import write_file
 from .runtime import best_device
 from .sampling import ChosenPictures
 
@@ -159,7 +159,7 @@ def _begun(extraction: Extraction, out: Path) -> FeatureStore:
         return store
     store = FeatureStore(out, index)
     _check_space(extraction, store)
-    _write_whole(out / INDEX, (json.dumps(index, indent=2) + "\n").encode())
+    write_file(out / INDEX, (json.dumps(index, indent=2) + "\n").encode())
     return store
 
 
@@ -258,7 +258,7 @@ def _write_shard(extraction: Extraction, shard: str, batches: Iterator[ImageBatc
     tensors = {name: torch.cat(values) for name, values in parts.items()}
     lost = set(extraction.pictures_of(shard)) - set(tensors["indices"].tolist())
     tensors["unreadable"] = torch.tensor(sorted(lost), dtype=torch.int64)
-    _write_whole(FeatureStore(out, {}).file(shard), safetensors.torch.save(tensors))
+    write_file(FeatureStore(out, {}).file(shard), safetensors.torch.save(tensors))
 
 
 def _halved(key: Key, values: Tensor) -> Tensor:
@@ -266,29 +266,3 @@ def _halved(key: Key, values: Tensor) -> Tensor:
     if not half.isfinite().all():
         raise UserError(f"layer {key[0]} ({key[1]}) has values beyond 65504, float16's largest; take --dtype float32")
     return half
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or absent, whatever happens meanwhile."""
-    aside = path.with_name(path.name + PARTIAL)
-    with _one_line(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(content)
-            flush(aside)
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        flush(path.parent)
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; what is written stays, mend it and run the same "
-            "command again to go on"
-        ) from error

@@ -9,6 +9,8 @@ from pathlib import Path
 from .errors import UserError
 
 MANIFEST = "manifest.json"
+#: ends the name of a file that is being written
+PARTIAL = ".partial"
 
 
 def holds_results(folder: Path) -> bool:
@@ -48,6 +50,34 @@ def written_whole(out: Path) -> Iterator[Path]:
         out.rename(replaced)
     aside.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is either whole or as it was, whatever happens meanwhile.
+
+    Raises UserError where it cannot be written.
+    """
+    aside = path.with_name(path.name + PARTIAL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(content)
+            flush(aside)
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        flush(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to tell of a full disk, a directory that is read only, and the like."""
+    return UserError(
+        f"cannot write {str(path)!r}: {error.strerror or error}; what is written stays, mend it and run the same "
+        "command again to go on"
+    )
 
 
 def flush(path: Path) -> None:

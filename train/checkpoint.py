@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from kamim_analysis import weights_file
 from kamim_analysis.errors import UserError
-from kamim_analysis.output import flush
+from kamim_analysis.output import PARTIAL, flush, write_file
 from kamim_analysis.version import __version__
 
 from .objective_module import ObjectiveModule
+from .parallel import Parallel
+from .recipe import Recipe
+from .settings import as_dict
 
 ENCODER = "encoder.safetensors"
 
@@ -38,57 +41,71 @@ def describe(objective: ObjectiveModule, step: int, recipe: dict[str, Any]) -> d
     } | objective.describe(recipe)
 
 
-def save(
-    run: Path,
-    objective: ObjectiveModule,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    *,
-    recipe: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write `checkpoints/step-N` aside, flush it, rename it, then point `last` at it; older ones go.
+class Checkpoints:
+    """The checkpoints of a run. All processes call `load`, `save` and `close`; the first one writes."""
 
-    Whatever moment the process is killed at, `last` names a complete checkpoint.
-    """
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    description = describe(objective, step, recipe)
-    weights_file.write_state(aside / "model.safetensors", objective.model.state_dict(), description)
-    state = {"step": step, "optimizer": optimizer.state_dict(), "version": __version__}
-    torch.save(state, aside / "state.pt")
-    for file in aside.iterdir():
-        flush(file)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    flush(folder.parent)
-    write_whole(run / "last", folder.name + "\n")
-    for old in sorted(folder.parent.glob("step-*"))[: -max(keep, 1)]:
-        shutil.rmtree(old)
-    return folder
+    def __init__(
+        self,
+        out: Path,
+        recipe: Recipe,
+        objective: ObjectiveModule,
+        optimizer: torch.optim.Optimizer,
+        parallel: Parallel,
+    ) -> None:
+        self.out, self.recipe, self.objective = out, recipe, objective
+        self.optimizer, self.parallel = optimizer, parallel
 
+    def load(self) -> int:
+        """Restore the last checkpoint of a run; the step it was written after, or 0 where there is none.
 
-def load(run: Path, objective: ObjectiveModule, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the last checkpoint of a run; the step it was written after, or 0 where there is none.
+        Raises UserError for a checkpoint that does not fit, and where the model that the run started from has changed.
+        """
+        last = self.out / "last"
+        if not last.is_file():
+            return 0
+        folder = self.out / "checkpoints" / last.read_text(encoding="utf-8").strip()
+        contents = weights_file.read(folder / "model.safetensors")
+        _check_start(self.out, contents.description or {}, self.objective.describe({}))
+        weights_file.check(folder / "state.pt")
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        try:
+            self.objective.model.load_state_dict(contents.states[""])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"checkpoint {str(folder)!r} does not fit: {' '.join(str(error).split())}") from error
+        return int(state["step"])
 
-    Raises UserError for a checkpoint that does not fit, and where the model that the run started from has changed.
-    """
-    last = run / "last"
-    if not last.is_file():
-        return 0
-    folder = run / "checkpoints" / last.read_text(encoding="utf-8").strip()
-    contents = weights_file.read(folder / "model.safetensors")
-    _check_start(run, contents.description or {}, objective.describe({}))
-    weights_file.check(folder / "state.pt")
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    try:
-        objective.model.load_state_dict(contents.states[""])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"checkpoint {str(folder)!r} does not fit: {' '.join(str(error).split())}") from error
-    return int(state["step"])
+    def save(self, step: int) -> None:
+        """Write `checkpoints/step-N` aside, flush it, rename it, then point `last` at it; older ones go.
+
+        Whatever moment the process is killed at, `last` names a complete checkpoint.
+        """
+        if not self.parallel.is_first:
+            return
+        folder = self.out / "checkpoints" / f"step-{step:08d}"
+        aside = folder.with_name(folder.name + PARTIAL)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        description = describe(self.objective, step, as_dict(self.recipe))
+        weights_file.write_state(aside / "model.safetensors", self.objective.model.state_dict(), description)
+        state = {"step": step, "optimizer": self.optimizer.state_dict(), "version": __version__}
+        torch.save(state, aside / "state.pt")
+        for file in aside.iterdir():
+            flush(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        flush(folder.parent)
+        write_file(self.out / "last", f"{folder.name}\n".encode())
+        for old in sorted(folder.parent.glob("step-*"))[: -max(self.recipe.keep_checkpoints, 1)]:
+            shutil.rmtree(old)
+
+    def close(self) -> None:
+        """Wait until what was saved is written."""
+
+    def newest(self) -> str:
+        """The newest complete checkpoint's directory, for messages; empty without one."""
+        last = self.out / "last"
+        return str(self.out / "checkpoints" / last.read_text(encoding="utf-8").strip()) if last.is_file() else ""
 
 
 def _check_start(run: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -105,24 +122,17 @@ def _check_start(run: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
-def save_encoder(run: Path, objective: ObjectiveModule, step: int, recipe: dict[str, Any]) -> None:
-    """The encoder alone, for `kamim analyze` and for plain timm: `encoder.safetensors` and `encoder.json`.
+def save_encoder(
+    run: Path, objective: ObjectiveModule, encoder: dict[str, Tensor], step: int, recipe: dict[str, Any]
+) -> None:
+    """The encoder's weights alone, for `kamim analyze` and for plain timm: `encoder.safetensors` and `encoder.json`.
 
     timm opens it by `create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0, **model_args)`,
     architecture and model_args as in encoder.json.
     """
     description = describe(objective, step, recipe)
-    write_whole(run / "encoder.json", json.dumps(description, indent=2) + "\n")
-    aside = run / f"{ENCODER}.partial"
-    encoder: nn.Module = objective.encoder
-    weights_file.write_state(aside, encoder.state_dict(), description)
+    write_file(run / "encoder.json", (json.dumps(description, indent=2) + "\n").encode())
+    aside = run / f"{ENCODER}{PARTIAL}"
+    weights_file.write_state(aside, encoder, description)
     flush(aside)
     aside.replace(run / ENCODER)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old text or the new, never a part."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    flush(aside)
-    aside.replace(path)

@@ -2,26 +2,29 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from kamim_analysis.data import Unreadable
 from kamim_analysis.encoders import anatomy
-from kamim_analysis.runtime import resolve_precision
 
 from . import checkpoint, run_directory
 from .auto_temperature import with_temperature
+from .batches import Batches
+from .checkpoint import Checkpoints
+from .finite import Guard
+from .interruption import Interruption
 from .metrics_log import MetricsLog
 from .objective_module import ObjectiveModule
+from .parallel import Parallel
 from .progress import Progress
 from .recipe import Recipe
-from .samples import Order, TrainingSamples, load_samples
+from .samples import Order, TrainingSamples
 from .schedule import Schedule, build_optimizer, clip_each
 from .settings import as_dict
 from .start import Start
@@ -37,15 +40,15 @@ class _Run:
     """The parts of a running training."""
 
     recipe: Recipe
-    out: Path
-    accelerator: Accelerator
+    parallel: Parallel
     objective: ObjectiveModule
     wrapped: Any
-    optimizer: Any
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     order: Order
-    batches: Iterator[Any]
-    unreadable: Unreadable
+    batches: Batches
+    checkpoints: Checkpoints
+    guard: Guard
     first_step: int
     last_step: int
 
@@ -79,12 +82,18 @@ def train(recipe: Recipe, out: Path, monitor: Monitor | None = None, start: Star
     if complete:
         log.info("%s is already complete at step %d", out, run.first_step)
     else:
-        with MetricsLog(out, run.first_step, run.last_step, active=run.accelerator.is_main_process) as metrics:
-            _steps(run, metrics, monitor)
+        with (
+            MetricsLog(out, run.first_step, run.last_step, active=run.parallel.is_first) as metrics,
+            Interruption(run.parallel) as interruption,
+        ):
+            _steps(run, metrics, monitor, interruption)
     # a run killed after its last checkpoint still lacks the encoder
-    if run.accelerator.is_main_process and not (complete and (out / checkpoint.ENCODER).is_file()):
-        checkpoint.save_encoder(out, run.objective, max(run.first_step, run.last_step), as_dict(recipe))
-    run.unreadable.check()
+    if not (complete and (out / checkpoint.ENCODER).is_file()):
+        model: Any = run.parallel.whole_model(run.objective)
+        if run.parallel.is_first:
+            at = max(run.first_step, run.last_step)
+            checkpoint.save_encoder(out, run.objective, model.encoder.state_dict(), at, as_dict(recipe))
+    run.batches.unreadable.check()
     whole = recipe.optim.epochs * run.order.steps_per_epoch
     return Trained(run.objective, max(run.first_step, run.last_step) >= whole)
 
@@ -92,14 +101,14 @@ def train(recipe: Recipe, out: Path, monitor: Monitor | None = None, start: Star
 def _build(recipe: Recipe, out: Path, start: Start) -> _Run:
     """Everything up to the first step. The run directory is made last, so that a refusal leaves nothing behind."""
     pictures = start.pictures
-    accelerator = _accelerator(recipe)
+    parallel = Parallel(recipe.efficiency)
     order = Order(
         length=len(pictures),
         batch_size=recipe.optim.batch_size,
         seed=recipe.seed,
         accumulate=recipe.efficiency.accumulate,
-        processes=accelerator.num_processes,
-        rank=accelerator.process_index,
+        processes=parallel.processes,
+        rank=parallel.rank,
     )
     objective = recipe.objective.build(start)
     view = recipe.objective.view(Augmentation.of(recipe.data), objective.encoder)
@@ -107,47 +116,33 @@ def _build(recipe: Recipe, out: Path, start: Start) -> _Run:
         for encoder in objective.trained_encoders:
             for block in anatomy(encoder).blocks:
                 encoder.get_submodule(block.path).compile()
-    objective.to(accelerator.device)
+    wrapped = parallel.wrap(objective)
     optimizer = build_optimizer(objective, recipe.optim, objective.rate_scales)
-    first_step = checkpoint.load(out, objective, optimizer)
-    schedule = Schedule(optimizer, recipe.optim, order.steps_per_epoch)
-    wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    checkpoints = Checkpoints(out, recipe, objective, optimizer, parallel)
+    order = replace(order, first_step=checkpoints.load())
     samples = TrainingSamples(pictures, view, recipe.seed)
-    order = replace(order, first_step=first_step)
-    batches = load_samples(samples, order, workers=recipe.efficiency.workers, pin=accelerator.device.type == "cuda")
-    if accelerator.is_main_process:
-        run_directory.create(out, recipe)
-    total = recipe.optim.epochs * order.steps_per_epoch
-    last_step = min(total, recipe.max_steps or total)
     unreadable = Unreadable(len(pictures), recipe.data.max_unreadable)
+    total = recipe.optim.epochs * order.steps_per_epoch
+    if parallel.is_first:
+        run_directory.create(out, recipe)
     return _Run(
-        recipe,
-        out,
-        accelerator,
-        objective,
-        wrapped,
-        optimizer,
-        schedule,
-        order,
-        batches,
-        unreadable,
-        first_step,
-        last_step,
+        recipe=recipe,
+        parallel=parallel,
+        objective=objective,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        schedule=Schedule(optimizer, recipe.optim, order.steps_per_epoch),
+        order=order,
+        batches=Batches(samples, order, unreadable, parallel.device, workers=recipe.efficiency.workers),
+        checkpoints=checkpoints,
+        guard=Guard(out, recipe, order, pictures, parallel),
+        first_step=order.first_step,
+        last_step=min(total, recipe.max_steps or total),
     )
 
 
-def _accelerator(recipe: Recipe) -> Accelerator:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = resolve_precision(recipe.efficiency.precision, device)
-    return Accelerator(
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        gradient_accumulation_steps=recipe.efficiency.accumulate,
-        cpu=device.type == "cpu",
-    )
-
-
-def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
-    """All steps from the first to the last."""
+def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None, interruption: Interruption) -> None:
+    """All steps from the first to the last, or to a signal; what they leave is written when this returns."""
     recipe = run.recipe
     sums: dict[str, torch.Tensor] = {}
     logged_at, since = run.first_step, time.monotonic()
@@ -156,10 +151,12 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
         progress = Progress(step - 1, run.order.steps_per_epoch, recipe.optim.epochs)
         run.schedule.set(progress)
         # stochastic depth draws from a state of its own at each step, so there is none to save and restore
-        torch.manual_seed(_step_seed(recipe.seed, step, run.accelerator.process_index))
+        torch.manual_seed(_step_seed(recipe.seed, step, run.parallel.rank))
         for name, value in _step(run, progress).items():
             sums[name] = sums.get(name, 0) + value
-        if step % recipe.log_every == 0 or step == run.last_step:
+        run.guard.check(step)
+        signal = interruption.asked()
+        if step % recipe.log_every == 0 or step == run.last_step or signal is not None:
             numbers = _means(run, sums, step - logged_at)
             seconds = time.monotonic() - since
             numbers |= {
@@ -170,32 +167,36 @@ def _steps(run: _Run, metrics: MetricsLog, monitor: Monitor | None) -> None:
             metrics.write(step, numbers)
             metrics.show(step, numbers, run.objective.diagnosis(numbers))
             sums, logged_at, since = {}, step, time.monotonic()
-        since += _save_and_look(run, step, metrics, monitor)
+        since += _save_and_look(run, step, metrics, monitor, leaving=signal is not None)
+        if signal is not None:
+            run.checkpoints.close()
+            interruption.leave(signal, step)
+    run.checkpoints.close()
 
 
 def _means(run: _Run, sums: dict[str, torch.Tensor], steps: int) -> dict[str, float]:
     """Sums over steps as means over steps and processes."""
-    means = run.accelerator.reduce(torch.stack([value.float() for value in sums.values()]) / steps, reduction="mean")
+    means = run.parallel.mean(torch.stack([value.float() for value in sums.values()]) / steps)
     return dict(zip(sums, means.tolist(), strict=True))
 
 
-def _save_and_look(run: _Run, step: int, metrics: MetricsLog, monitor: Monitor | None) -> float:
+def _save_and_look(run: _Run, step: int, metrics: MetricsLog, monitor: Monitor | None, *, leaving: bool) -> float:
     """Checkpoint and monitor where they are due, on the main process; the seconds that training waited for them."""
     recipe, last = run.recipe, step == run.last_step
     watch_every = recipe.monitor.every_epochs * run.order.steps_per_epoch
-    save = last or step % recipe.checkpoint_every == 0
+    save = last or leaving or step % recipe.checkpoint_every == 0
     look = monitor is not None and watch_every > 0 and (last or step % watch_every == 0)
     if not (save or look):
         return 0.0
     start = time.monotonic()
-    if save and run.accelerator.is_main_process:
-        checkpoint.save(
-            run.out, run.objective, run.optimizer, step, recipe=as_dict(recipe), keep=recipe.keep_checkpoints
-        )
-    if look and run.accelerator.is_main_process:
+    if save:
+        run.checkpoints.save(step)
+    if look:
         assert monitor is not None
-        monitor(run.objective.model, step, metrics)
-    run.accelerator.wait_for_everyone()
+        model = run.parallel.whole_model(run.objective)
+        if run.parallel.is_first:
+            monitor(model, step, metrics)
+        run.parallel.wait()
     return time.monotonic() - start
 
 
@@ -206,21 +207,20 @@ def _step_seed(*numbers: int) -> int:
 def _step(run: _Run, progress: Progress) -> dict[str, torch.Tensor]:
     """One optimizer step over all its micro-batches; the mean of their numbers, still on the device."""
     sums: dict[str, torch.Tensor] = {}
+    parts = run.order.accumulate
     run.objective.begin_step(progress)
-    for _micro in range(run.recipe.efficiency.accumulate):
-        batch, failed = next(run.batches)
-        run.unreadable.add(failed)
-        batch = {name: tensor.to(run.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        with run.accelerator.accumulate(run.wrapped):
+    for i in range(parts):
+        batch = next(run.batches)
+        with run.parallel.passes(run.wrapped, last=i == parts - 1):
             loss = run.wrapped(batch)
-            run.accelerator.backward(loss.total)
-            if run.accelerator.sync_gradients:
-                sums["gradient_norm"] = _clip(run).detach()
-                run.objective.adjust_gradients(progress)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
+            run.parallel.backward(loss.total / parts)
         for name, value in ({"loss": loss.total} | loss.parts).items():
-            sums[name] = sums.get(name, 0) + value.detach() / run.recipe.efficiency.accumulate
+            sums[name] = sums.get(name, 0) + value.detach() / parts
+    sums["gradient_norm"] = _clip(run).detach()
+    run.objective.adjust_gradients(progress)
+    run.guard.protect(run.optimizer, progress.step + 1, sums["loss"], sums["gradient_norm"])
+    run.optimizer.step()
+    run.optimizer.zero_grad()
     run.objective.end_step(progress)
     return sums
 
@@ -230,5 +230,4 @@ def _clip(run: _Run) -> torch.Tensor:
     optim = run.recipe.optim
     if optim.clip_by == "weight":
         return clip_each(run.objective.parameters(), optim.clip_norm)
-    norm: torch.Tensor = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), optim.clip_norm)
-    return norm
+    return run.parallel.clip(run.wrapped, optim.clip_norm)

@@ -29,6 +29,15 @@ class Data:
     """How crops are resized."""
     antialias: bool = False
     """Whether that is antialiased; KAMIM's code does not."""
+    device_augment: bool = False
+    """Crop, flip, detect keypoints and normalise on the device; workers decode, resize to `device_size` and draw."""
+    device_size: int = 256
+    """device_augment: side in pixels of the square that every picture is squeezed to before; boxes keep the shapes that
+    they have in the picture."""
+    decode_on_device: bool = False
+    """device_augment: JPEGs are decoded there too, by torchvision (nvJPEG on CUDA); workers decode all else."""
+    mixed_shards: int | None = None
+    """Of packed shards, so many at a time are mixed with each other, so that a node reads few at once; null: all."""
     max_unreadable: float = 0.01
     """The run ends with an error when more than this share of the pictures could not be read."""
 
@@ -99,7 +108,11 @@ class Efficiency:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 on CUDA, float32 on CPU, where bf16 is many times slower."""
     accumulate: int = 1
-    """Micro-batches of one optimizer step."""
+    """Micro-batches of one optimizer step on each device."""
+    micro_batch: int | None = None
+    """Most pictures that a device takes at once; `accumulate` then follows from it and the number of devices."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several devices: a copy of all weights on each (DDP), or each weight and its moments in parts (FSDP2)."""
     workers: int = 2
     """Processes that load pictures, for each device."""
     compile: bool = False
@@ -136,6 +149,11 @@ class Recipe:
     """Optimizer steps between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 2
     """Older checkpoints are removed."""
+    keep_every: int | None = None
+    """Checkpoints of steps that this divides are never removed."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient is not finite, the weights are left as they were, what was in the batch is written to
+    nonfinite.jsonl, and the run stops or goes on."""
     log_every: int = 10
     """Optimizer steps between lines of metrics.jsonl."""
 
@@ -148,6 +166,8 @@ FREE_TO_CHANGE = (
     "max_steps",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_every",
+    "on_nonfinite",
     "log_every",
     "objective.found_temperature",
 )

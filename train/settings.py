@@ -168,7 +168,8 @@ def check(recipe: Recipe) -> None:
 
 _POSITIVE = (
     "batch_size epochs learning_rate temperature found_temperature weight_patch mask_unit mask_ratio image_size "
-    "patch_size width depth heads per_class accumulate checkpoint_every log_every clip_norm max_steps"
+    "patch_size width depth heads per_class device_size mixed_shards accumulate micro_batch checkpoint_every "
+    "keep_every log_every clip_norm max_steps"
 ).split()
 
 

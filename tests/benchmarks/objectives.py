@@ -59,7 +59,7 @@ def step_of(options: str, out: Path) -> Callable[[], object]:
     """The loop's own optimizer step on one batch that stays in memory."""
     recipe = recipe_of(options)
     run = loop._build(recipe, out, loop.begin(recipe))
-    run.batches = itertools.repeat(next(run.batches))
+    run.batches = itertools.repeat(next(run.batches))  # type: ignore[assignment]
     run.wrapped.train()
     steps = itertools.count()
 
