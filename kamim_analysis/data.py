@@ -1,19 +1,22 @@
-"""Pictures with labels, from wherever they lie: the bundled photographs, a directory, or a data set by name."""
+"""Pictures with labels, from wherever they lie: the bundled photographs, a directory, packed shards, or by name."""
 
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
 from . import photographs, plugins
 from .decode import UnreadableImage, read_rgb
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .shards import ShardIndex
 
 Split = Literal["train", "val"]
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .jp2 .jpe .jfif .avif".split())
@@ -45,6 +48,10 @@ class Pictures:
     marker: Callable[[int], object] = field(repr=False, default=_unmarked)
     unlabelled: str = ""
     """Why the source has no labels, as what is said of its pictures; empty where it has. All are then of class 0."""
+    opener: Callable[[int], bytes] | None = field(repr=False, default=None)
+    """What gives the file of a picture as it lies there; None where pictures are no files of their own."""
+    shards: Int64[ndarray, " i"] | None = field(repr=False, default=None)
+    """The number of the shard that each picture lies in; None where they lie in none."""
 
     def __len__(self) -> int:
         return self.length
@@ -53,6 +60,10 @@ class Pictures:
         """RGB uint8 [H, W, 3] and class of picture `index`. Raises UnreadableImage."""
         return self.reader(index)
 
+    def encoded(self, index: int) -> bytes | None:
+        """The file of picture `index`, not decoded; None where it is no file of its own. Raises UnreadableImage."""
+        return None if self.opener is None else self.opener(index)
+
     def identity(self, index: int) -> str:
         """What to call picture `index`: its path, relative to the data, where it has one."""
         return self.namer(index)
@@ -60,14 +71,14 @@ class Pictures:
     def stamp(self, index: int) -> str:
         """What tells, without decoding, that picture `index` is still the same one: its identity and a mark.
 
-        The mark is the size in bytes of a file (-1 where it is gone), a check sum of pixels held in memory, the split
-        and seed of a crop of the photographs.
+        The mark is the size in bytes of a file (-1 where it is gone), a check sum of what is packed in a shard or held
+        in memory, the split and seed of a crop of the photographs.
         """
         return f"{self.namer(index)} {self.marker(index)}"
 
 
 def open_pictures(source: str, split: Split, *, root: str | None = None, seed: int = 0) -> Pictures:
-    """The pictures of a DATA argument: `photographs`, a directory, or a data set by timm's name for it.
+    """The pictures of a DATA argument: `photographs`, a directory, packed shards or their URL, or a set by name.
 
     A directory without train/ and val/ has one split, which serves as both. `root` is where a data set by name lies;
     nothing is ever downloaded. Raises UserError for a source that is missing, empty or cannot be read by index.
@@ -82,6 +93,9 @@ def open_pictures(source: str, split: Split, *, root: str | None = None, seed: i
         from .data_sets._timm import open_timm
 
         return open_timm(source, split, root)
+    packed = _packed(source)
+    if packed is not None:
+        return packed.pictures(split)
     return _open_directory(Path(source), split)
 
 
@@ -99,24 +113,39 @@ def _open_named(source: str, name: str, split: Split, root: str | None) -> Pictu
     return pictures
 
 
+def _packed(source: str) -> "ShardIndex | None":
+    """The shards that `kamim pack` wrote there, if it did. Raises UserError for what it did not finish."""
+    from .shards import find_shards
+
+    return find_shards(source)
+
+
 def has_two_splits(source: str) -> bool:
     """Whether the source has training pictures apart from its validation pictures."""
     if source == "photographs" or source.startswith(_TIMM_PREFIXES):
         return True
+    packed = _packed(source)
+    if packed is not None:
+        return packed.has_two_splits
     return all(_split_folder(Path(source), split) for split in ("train", "val"))
 
 
 def check_source(source: str) -> None:
-    """Raise the UserError that opening a mistyped source would raise, without listing or importing anything."""
-    if source == "photographs" or source.startswith(_TIMM_PREFIXES):
+    """Raise the UserError that opening a mistyped source would raise, without listing it or importing torch."""
+    if source == "photographs" or source.startswith(_TIMM_PREFIXES) or _packed(source) is not None:
         return
     if not Path(source).is_dir():
         raise UserError(
-            f"no data at {source!r}: give 'photographs', an existing directory of images, or a data set's name "
-            f"({', '.join(f'torch/{name}' for name in plugins.names(_NAMED))}, or timm's, which begins with one of "
-            f"{', '.join(_TIMM_PREFIXES)})"
+            f"no data at {source!r}: give 'photographs', an existing directory of images or of packed shards, their "
+            f"URL, or a data set's name ({', '.join(f'torch/{name}' for name in plugins.names(_NAMED))}, or timm's, "
+            f"which begins with one of {', '.join(_TIMM_PREFIXES)})"
         )
     if next(_image_files(Path(source)), None) is None:
+        if any(Path(source).glob("*.tar")):
+            raise UserError(
+                f"directory {source!r} holds tar files that kamim pack did not write; unpack them into class folders, "
+                "and pack those"
+            )
         raise UserError(f"directory {source!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
 
@@ -158,6 +187,13 @@ class Files:
     names: Sequence[str]
     labels: ndarray
 
+    def encoded(self, index: int) -> bytes:
+        """The file as it is. Raises UnreadableImage."""
+        try:
+            return (self.root / self.names[index]).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(self.names[index], error.strerror or str(error)) from error
+
     def read(self, index: int) -> tuple[UInt8[ndarray, "y x 3"], int]:
         """The decoded file and its class. Raises UnreadableImage."""
         return read_rgb(self.root / self.names[index], self.names[index]), int(self.labels[index])
@@ -176,7 +212,15 @@ class Files:
     def pictures(self, source: str, classes: tuple[str, ...], unlabelled: str = "") -> Pictures:
         """The files as a collection."""
         return Pictures(
-            source, classes, self.labels, len(self.names), self.read, self.name, self.size, unlabelled=unlabelled
+            source,
+            classes,
+            self.labels,
+            len(self.names),
+            self.read,
+            self.name,
+            self.size,
+            unlabelled=unlabelled,
+            opener=self.encoded,
         )
 
 

@@ -9,6 +9,11 @@ class UserError(Exception):
     The command line prints it without a traceback and ends with exit code 2.
     """
 
+    def __init__(self, text: str) -> None:
+        # what is raised in a data worker comes out of torch's DataLoader as the last line of a traceback
+        wrapped = text.startswith(f"Caught {type(self).__name__} in ")
+        super().__init__(text.strip().splitlines()[-1].split(": ", 1)[1] if wrapped else text)
+
 
 def some(names: Sequence[object], shown: int = 6) -> str:
     """The first few of many names, and how many more there are.

@@ -52,6 +52,8 @@ def subset(pictures: Pictures, indices: Sequence[int] | ndarray) -> Pictures:
         reader=_Through(pictures.reader, chosen),
         namer=_Through(pictures.namer, chosen),
         marker=_Through(pictures.marker, chosen),
+        opener=None if pictures.opener is None else _Through(pictures.opener, chosen),
+        shards=None if pictures.shards is None else pictures.shards[chosen],
     )
 
 
