@@ -51,4 +51,6 @@ def block_mean(maps: Shaped[Tensor, "b y x"], cell: int) -> Float[Tensor, "b gy 
     # whole numbers sum exactly, so the mean is the correctly rounded quotient; rows first, which lie side by side
     exact = torch.float32 if maps.is_floating_point() else torch.int32
     rows = maps.reshape(batch, grid.height, cell, width).sum(2, dtype=exact)
-    return rows.view(batch, grid.height, grid.width, cell).sum(3, dtype=exact) / cell**2
+    total = rows.view(batch, grid.height, grid.width, cell).sum(3, dtype=exact)
+    # by a tensor: a plain number's reciprocal is what CUDA multiplies by, which may miss the last bit
+    return total / torch.full((), cell**2, dtype=exact, device=maps.device)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -11,6 +11,9 @@ from numpy import ndarray
 
 from ..errors import UserError
 from ._drawing import Keypoints, Style, draw_map
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,9 @@ class Detector(ABC):
     alone.
     """
 
+    #: whether `densities` can be had, of a batch on its own device
+    batched: ClassVar[bool] = False
+
     @abstractmethod
     def density(self, image: UInt8[ndarray, "y x 3"], style: Style, cell: int) -> Float32[ndarray, "gy gx"]:
         """The density within each cell of `cell` x `cell` pixels of an RGB picture, from 0 to 1.
@@ -28,6 +34,16 @@ class Detector(ABC):
         On an absolute scale, the same for all pictures, so that a temperature means the same for each of them. Raises
         UserError where the cells do not tile the picture.
         """
+
+    def densities(self, images: "Tensor", style: Style, cell: int) -> "Tensor":
+        """`density` of each of uint8 RGB pictures [B, 3, H, W], float32 [B, H / cell, W / cell], on their own device.
+
+        Raises UserError unless the detector is `batched`.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot detect on the device, where FAST alone can; set data.device_augment false, "
+            "so that data workers detect"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

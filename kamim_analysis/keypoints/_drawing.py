@@ -71,3 +71,9 @@ def _ring() -> UInt8[ndarray, "9 9"]:
     import cv2
 
     return _drawn([cv2.KeyPoint(4.0, 4.0, 7.0)], (9, 9))
+
+
+@lru_cache(maxsize=1)
+def ring_rows() -> tuple[tuple[int, ...], ...]:
+    """Of each row of a drawn ring's 9 x 9 pixels, the columns that it sets."""
+    return tuple(tuple(int(column) for column in np.flatnonzero(row)) for row in _ring())

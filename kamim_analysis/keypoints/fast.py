@@ -1,9 +1,13 @@
 """FAST corners (Rosten and Drummond, 2006): KAMIM's default."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ._detector import KeypointDetector
+from ._drawing import Style
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,7 @@ class FAST(KeypointDetector):
     """Length of the arc, of how many pixels on the circle."""
 
     whole_pixels: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
 
     def build(self) -> Any:
         """`cv2.FastFeatureDetector` with these parameters."""
@@ -25,3 +30,21 @@ class FAST(KeypointDetector):
 
         kind = getattr(cv2, f"FAST_FEATURE_DETECTOR_TYPE_{self.arc}")
         return cv2.FastFeatureDetector.create(self.threshold, self.nonmax_suppression, kind)
+
+    def densities(self, images: "Tensor", style: Style, cell: int) -> "Tensor":
+        """`density` of each of uint8 RGB pictures [B, 3, H, W], float32 [B, H / cell, W / cell], on their own device.
+
+        Bit for bit that of OpenCV's corners. On a GPU it is compiled, which takes half a minute once.
+        """
+        from ..patches import block_mean
+        from ._batched import corner_maps
+
+        maps = corner_maps(
+            images,
+            threshold=self.threshold,
+            nonmax_suppression=self.nonmax_suppression,
+            arc=self.arc,
+            style=style,
+            compiled=images.is_cuda,
+        )
+        return block_mean(maps, cell)

@@ -190,6 +190,7 @@ def light() -> list[str]:
     chosen += ["cli", "arguments", "weights_file", "timm_names", "photographs", "sampling", "bootstrap", "output"]
     folders = ("kamim_analysis.train.objectives.", "kamim_analysis.keypoints.", "kamim_analysis.commands.")
     named = [module for module in modules() if module.startswith((*folders, "kamim_analysis.figures"))]
+    named.remove("kamim_analysis.keypoints._batched")  # tensors, which a detector imports when it is given a batch
     return ["kamim_analysis", *(f"kamim_analysis.{name}" for name in chosen), *named]
 
 
