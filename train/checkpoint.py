@@ -1,28 +1,40 @@
 """Checkpoints that are either complete or absent, and that restore a run exactly.
 
-Weights, optimizer and the number of steps are all there is to restore: samples and every step's own random draws are
-functions of (seed, step), and the schedule is of the step.
+Weights, the optimizer's moments and the number of steps are all there is to restore: samples and every step's own
+random draws are functions of (seed, step), and the schedule is of the step.
 """
 
 import json
-import shutil
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+from torch import distributed as dist
 
 from kamim_analysis import weights_file
 from kamim_analysis.errors import UserError
-from kamim_analysis.output import PARTIAL, flush, write_file
+from kamim_analysis.output import PARTIAL, flush, unwritable, write_file
 from kamim_analysis.version import __version__
 
+from . import checkpoint_files
 from .objective_module import ObjectiveModule
 from .parallel import Parallel
 from .recipe import Recipe
 from .settings import as_dict
+from .snapshot import HostCopies, moments, placed, restore_moments
+
+log = logging.getLogger(__name__)
 
 ENCODER = "encoder.safetensors"
+T = TypeVar("T")
 
 
 def describe(objective: ObjectiveModule, step: int, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +54,13 @@ def describe(objective: ObjectiveModule, step: int, recipe: dict[str, Any]) -> d
 
 
 class Checkpoints:
-    """The checkpoints of a run. All processes call `load`, `save` and `close`; the first one writes."""
+    """The checkpoints of a run. All processes call `load`, `save` and `close`; the first one writes.
+
+    `save` returns once weights and moments are copied to the host. A thread writes them while training goes on: one
+    checkpoint at a time, so that a `save` waits for the one before. What went wrong in writing is raised, in all
+    processes, by the next `save` or `close`. As a context it ends, after an error in training too, once what was saved
+    is written.
+    """
 
     def __init__(
         self,
@@ -54,58 +72,115 @@ class Checkpoints:
     ) -> None:
         self.out, self.recipe, self.objective = out, recipe, objective
         self.optimizer, self.parallel = optimizer, parallel
+        self.names = {weight: name for name, weight in objective.model.named_parameters()}
+        self.weights, self.moments = HostCopies(), HostCopies()
+        self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
+            self._finish()  # alone: the other processes may know of no error
+        except UserError as error:
+            log.warning("%s", error)
 
     def load(self) -> int:
-        """Restore the last checkpoint of a run; the step it was written after, or 0 where there is none.
+        """Restore the newest intact checkpoint of a run; the step it was written after, or 0 where there is none.
 
-        Raises UserError for a checkpoint that does not fit, and where the model that the run started from has changed.
+        Raises UserError where checkpoints are there but none is intact, for one that does not fit, and where the model
+        that the run started from has changed.
         """
-        last = self.out / "last"
-        if not last.is_file():
+        folder = _from_first(self._find)
+        if folder is None:
             return 0
-        folder = self.out / "checkpoints" / last.read_text(encoding="utf-8").strip()
-        contents = weights_file.read(folder / "model.safetensors")
-        _check_start(self.out, contents.description or {}, self.objective.describe({}))
-        weights_file.check(folder / "state.pt")
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        contents = weights_file.read(folder / checkpoint_files.MODEL)
+        about = contents.description or {}
+        _check_start(self.out, about, self.objective.describe({}))
+        model = self.objective.model
         try:
-            self.objective.model.load_state_dict(contents.states[""])
-            self.optimizer.load_state_dict(state["optimizer"])
+            current = model.state_dict()
+            weights = contents.states[""]
+            model.load_state_dict(
+                {name: placed(weight, current.get(name), self.parallel) for name, weight in weights.items()}
+            )
+            restore_moments(
+                self.optimizer,
+                self.names,
+                # copies: a mapping would keep the file's pages, and its space on the disk after it is removed
+                {name: part.clone() for name, part in load_file(folder / checkpoint_files.OPTIMIZER).items()},
+                self.parallel,
+            )
         except (RuntimeError, ValueError) as error:
             raise UserError(f"checkpoint {str(folder)!r} does not fit: {' '.join(str(error).split())}") from error
-        return int(state["step"])
+        return int(about["step"])
+
+    def _find(self) -> Path | None:
+        checkpoint_files.remove_unfinished(self.out)
+        return checkpoint_files.newest_intact(self.out)
 
     def save(self, step: int) -> None:
-        """Write `checkpoints/step-N` aside, flush it, rename it, then point `last` at it; older ones go.
+        """Have `checkpoints/step-N` written, as weights and moments are now; older ones go as the recipe says."""
+        self.close()
+        weights = self.weights.take(self.objective.model.state_dict().items(), self.parallel)
+        parts = self.moments.take(moments(self.optimizer, self.names), self.parallel)
+        if self.parallel.is_first:
+            about = deepcopy(describe(self.objective, step, as_dict(self.recipe)))
+            self.writing = self.writer.submit(self._write, step, weights, parts, about)
 
-        Whatever moment the process is killed at, `last` names a complete checkpoint.
-        """
-        if not self.parallel.is_first:
-            return
-        folder = self.out / "checkpoints" / f"step-{step:08d}"
-        aside = folder.with_name(folder.name + PARTIAL)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        description = describe(self.objective, step, as_dict(self.recipe))
-        weights_file.write_state(aside / "model.safetensors", self.objective.model.state_dict(), description)
-        state = {"step": step, "optimizer": self.optimizer.state_dict(), "version": __version__}
-        torch.save(state, aside / "state.pt")
-        for file in aside.iterdir():
-            flush(file)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        flush(folder.parent)
-        write_file(self.out / "last", f"{folder.name}\n".encode())
-        for old in sorted(folder.parent.glob("step-*"))[: -max(self.recipe.keep_checkpoints, 1)]:
-            shutil.rmtree(old)
+    def _write(self, step: int, weights: dict[str, Tensor], parts: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """In the writer's thread."""
+        folder = checkpoint_files.folder_of(self.out, step)
+        try:
+            self.weights.wait()
+            self.moments.wait()
+            checkpoint_files.remove_unfinished(self.out)
+            checkpoint_files.write(self.out, step, weights, parts, about)
+            checkpoint_files.prune(self.out, max(self.recipe.keep_checkpoints, 1), self.recipe.keep_every)
+        except (OSError, SafetensorError, UserError) as error:
+            reason = error if isinstance(error, UserError) else _unwritable(folder, error)
+            complete = self.newest()
+            last = f"the last complete checkpoint is {complete!r}" if complete else "no checkpoint is complete yet"
+            raise UserError(f"{reason}; {last}") from error
 
     def close(self) -> None:
-        """Wait until what was saved is written."""
+        """Wait until what was saved is written. Raises UserError where it could not be."""
+        _from_first(self._finish)
+
+    def _finish(self) -> None:
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
 
     def newest(self) -> str:
         """The newest complete checkpoint's directory, for messages; empty without one."""
-        last = self.out / "last"
-        return str(self.out / "checkpoints" / last.read_text(encoding="utf-8").strip()) if last.is_file() else ""
+        named = checkpoint_files.named_last(self.out)
+        return str(self.out / checkpoint_files.FOLDER / named) if named else ""
+
+
+def _unwritable(path: Path, error: OSError | SafetensorError) -> UserError:
+    """As `output.unwritable`; safetensors tells of a full disk in words alone."""
+    return unwritable(path, error if isinstance(error, OSError) else OSError(str(error)))
+
+
+def _from_first(action: Callable[[], T]) -> T:
+    """What `action` returns in the first process, or the UserError that it raises there, in all processes."""
+    if not dist.is_initialized():
+        return action()
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = action()
+        except UserError as error:
+            told[1] = error
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    found: T = told[0]
+    return found
 
 
 def _check_start(run: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -128,11 +203,16 @@ def save_encoder(
     """The encoder's weights alone, for `kamim analyze` and for plain timm: `encoder.safetensors` and `encoder.json`.
 
     timm opens it by `create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0, **model_args)`,
-    architecture and model_args as in encoder.json.
+    architecture and model_args as in encoder.json. Raises UserError where it cannot be written.
     """
     description = describe(objective, step, recipe)
     write_file(run / "encoder.json", (json.dumps(description, indent=2) + "\n").encode())
     aside = run / f"{ENCODER}{PARTIAL}"
-    weights_file.write_state(aside, encoder, description)
-    flush(aside)
-    aside.replace(run / ENCODER)
+    try:
+        weights_file.write_state(aside, encoder, description)
+        flush(aside)
+        aside.replace(run / ENCODER)
+        flush(run)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise _unwritable(run / ENCODER, error) from error

@@ -177,8 +177,8 @@ def test_a_half_written_checkpoint_is_not_used(tiny_recipe: Tiny, tmp_path: Path
     assert_same(run, tmp_path / "whole")
 
 
-def test_state_with_code_in_it_is_refused(tiny_recipe: Tiny, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_code_in_a_run_directory_is_never_executed(tiny_recipe: Tiny, tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-00000003"
     train(tiny_recipe("--max_steps", "3"), run)
 
     class Payload:
@@ -187,7 +187,14 @@ def test_state_with_code_in_it_is_refused(tiny_recipe: Tiny, tmp_path: Path) -> 
 
             return os.system, (f"touch {tmp_path / 'executed'}",)
 
-    torch.save({"optimizer": Payload()}, run / "checkpoints" / "step-00000003" / "state.pt")
-    with pytest.raises(UserError, match="holds pickled code"):
-        train(tiny_recipe(), run)
+    torch.save({"optimizer": Payload()}, folder / "state.pt")
+    train(tiny_recipe("--max_steps", "4"), run)  # beside what is read
+    for name in ("model.safetensors", "optimizer.safetensors", "checkpoint.json"):
+        shutil.copytree(run, tmp_path / name)
+        torch.save(Payload(), tmp_path / name / "checkpoints" / "step-00000004" / name)
+        train(tiny_recipe("--max_steps", "4"), tmp_path / name)
+    (folder / "checkpoint.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    with pytest.raises(UserError, match="was written by an earlier version"):
+        train(tiny_recipe("--max_steps", "4"), run)
     assert not (tmp_path / "executed").exists()
