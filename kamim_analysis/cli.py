@@ -2,19 +2,16 @@
 
 import logging
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import current_thread, main_thread
-from types import FrameType
+from collections.abc import Sequence
 
 from . import plugins
 from .errors import UserError
+from .termination import orderly_termination
 from .version import __version__
 
 _COMMANDS = "kamim_analysis.commands"
-_MISTAKE, _INTERRUPTED, _UNREAD, _TERMINATED = 2, 130, 141, 143
+_MISTAKE, _INTERRUPTED, _UNREAD = 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="kamim: %(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("kamim_analysis").setLevel(logging.INFO)
     try:
-        with _orderly_termination():
+        with orderly_termination():
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
             sys.stdout.flush()
     except UserError as mistake:
@@ -34,23 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader, such as head, has seen enough; what Python flushes at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_UNREAD)
-
-
-@contextmanager
-def _orderly_termination() -> Iterator[None]:
-    """Asked to end, as by torchrun when another process failed or by a cluster: leave nothing half-written."""
-
-    def leave(_signal: int, _frame: FrameType | None) -> None:
-        sys.exit(_TERMINATED)
-
-    if current_thread() is not main_thread():  # only that one may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Where and how numbers are computed: device, precision, worker threads."""
 
+import signal
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -29,8 +30,23 @@ def progress_console() -> "Console":
     return Console(stderr=True, force_jupyter=False)
 
 
+#: seconds for which a data worker still serves after SIGTERM: as long as torchrun waits before it kills
+_LAST_SERVICE = 30
+
+
 def quiet_worker(_worker: int) -> None:
     """Keep OpenCV to one thread in a data worker: there are as many workers as cores already."""
     import cv2
 
     cv2.setNumThreads(0)
+
+
+def serving_worker(worker: int) -> None:
+    """A quiet worker that outlives the signals that a terminal or a cluster sends to all processes alike, so that a
+    training can still end its step and save. It ends with its parent.
+    """
+    quiet_worker(worker)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # not ignored: a parent that ends without its worker's help terminates it, and waits for that
+    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.alarm(_LAST_SERVICE))

@@ -16,13 +16,12 @@ from .classifier import Classifier
 from .loop import Trained, begin, train
 from .objectives._classification import Classification
 from .recipe import Recipe
+from .run_directory import RESULTS
 from .settings import as_dict
 from .start import LabelledStart
 
-RESULTS = "results"
 
-
-def train_and_judge(recipe: Recipe, out: Path) -> str:
+def train_and_judge(recipe: Recipe, out: Path, *, force: bool = False) -> str:
     """Train by the recipe, judge the last epoch's weights on all test pictures, and write `out`/results.
 
     Returns a line to print; empty in all processes but the first. A run that `max_steps` cut short is not judged.
@@ -30,7 +29,7 @@ def train_and_judge(recipe: Recipe, out: Path) -> str:
     start = begin(recipe)
     assert isinstance(start, LabelledStart)
     monitor = AccuracyMonitor(recipe, start) if recipe.monitor.every_epochs else None
-    trained = train(recipe, out, monitor, start)
+    trained = train(recipe, out, monitor, start, force=force)
     if not processes.is_first():
         return ""
     if not trained.complete:
@@ -46,8 +45,8 @@ def _judge(recipe: Recipe, start: LabelledStart, trained: Trained, out: Path) ->
     test = start.data.test
     unreadable = Unreadable(len(test), recipe.data.max_unreadable)
     judged = judge(
-        trained.objective.model,
-        trained.objective.encoder,
+        trained.model,
+        trained.model.encoder,
         test,
         range(len(test)),
         unreadable,
@@ -65,7 +64,7 @@ def _write(
     recipe: Recipe, start: LabelledStart, trained: Trained, judged: Judged, unreadable: Unreadable, out: Path
 ) -> None:
     objective = _settings(recipe)
-    model = trained.objective.model
+    model = trained.model
     assert isinstance(model, Classifier)
     layer, label = model.layer, start.opened.label
     told = _protocol(recipe, start, model, len(judged.indices))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kamim_analysis.errors import UserError
+from kamim_analysis.output import unwritable, write_file
 from kamim_analysis.runtime import progress_console
 
 log = logging.getLogger(__name__)
@@ -19,18 +25,21 @@ class MetricsLog:
     """Writes numbers of a step to `metrics.jsonl` and TensorBoard, and shows the latest in the progress bar.
 
     On resume, lines and events past `first_step` (written after the checkpoint that is resumed from) are dropped.
-    Only the main process (`active`) writes.
+    Only the main process (`active`) writes. Raises UserError where that fails, as on a full disk; it names `newest`,
+    the last complete checkpoint.
     """
 
-    def __init__(self, run: Path, first_step: int, last_step: int, *, active: bool) -> None:
-        self.active = active
-        self.path = run / "metrics.jsonl"
+    def __init__(
+        self, run: Path, first_step: int, last_step: int, newest: Callable[[], str] = str, *, active: bool
+    ) -> None:
+        self.active, self.newest = active, newest
+        self.path, self.events = run / "metrics.jsonl", run / "tensorboard"
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._drop_after(first_step)
-        self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
+        drop_after(self.path, first_step)
+        self.tensorboard = SummaryWriter(str(self.events), purge_step=first_step or None)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,28 +60,40 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         if self.active:
             self.progress.start()
+            self.excepthook, threading.excepthook = threading.excepthook, self._quiet
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self.active:
-            self.progress.stop()
-            self.tensorboard.close()
-
-    def write(self, step: int, numbers: dict[str, float]) -> None:
-        """Append the numbers of optimizer step `step` (1 for the first)."""
         if not self.active:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | numbers) + "\n")
-        for name, value in numbers.items():
-            self.tensorboard.add_scalar(name, value, step)
+        self.progress.stop()
+        try:
+            with self._writing(self.events):
+                self.tensorboard.close()
+        except UserError:
+            if kind is None:  # else that is what is told
+                raise
+        finally:
+            threading.excepthook = self.excepthook
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Append the numbers of optimizer step `step` (1 for the first); null is one that is not finite."""
+        if not self.active:
+            return
+        line = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        with self._writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | line) + "\n")
+        with self._writing(self.events):
+            for name, value in numbers.items():
+                self.tensorboard.add_scalar(name, value, step)
 
     def picture(self, name: str, pixels: Any, step: int) -> None:
         """A picture, uint8 [H, W, 3], to TensorBoard."""
         if self.active:
-            self.tensorboard.add_image(name, pixels, step, dataformats="HWC")
+            with self._writing(self.events):
+                self.tensorboard.add_image(name, pixels, step, dataformats="HWC")
 
     def show(self, step: int, numbers: dict[str, float], problem: str = "") -> None:
         """Move the progress bar: loss, learning rate, speed, and in a word what is wrong, logged when it begins."""
@@ -89,15 +110,31 @@ class MetricsLog:
                 problem=problem.partition(":")[0],
             )
 
-    def _drop_after(self, step: int) -> None:
-        if not self.path.is_file():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry: dict[str, Any] = json.loads(line)
-            except ValueError:  # the line that a kill cut short
-                continue
-            if entry["step"] <= step:
-                kept.append(line + "\n")
-        self.path.write_text("".join(kept), encoding="utf-8")
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            newest = self.newest()
+            told = f"; the last complete checkpoint is {newest}" if newest else "; there is no checkpoint yet"
+            raise UserError(f"{unwritable(path, error)}{told}") from error
+
+    def _quiet(self, raised: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread fails in print what the next call raises here; say it once."""
+        if not isinstance(raised.exc_value, OSError):
+            self.excepthook(raised)
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Leave of a file of JSON lines, if there is one, those of steps up to `step`. Raises UserError."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry: dict[str, Any] = json.loads(line)
+        except ValueError:  # the line that a kill cut short
+            continue
+        if entry["step"] <= step:
+            kept.append(line + "\n")
+    write_file(path, "".join(kept).encode())

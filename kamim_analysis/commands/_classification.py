@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..arguments import MODEL, Parser, add_reading, whole_number
 from ..errors import UserError
-from ._recipe import to_be_trained
+from ._recipe import add_run_options, to_be_trained
 
 
 def run_classification(command: str, description: str, recipe_name: str, arguments: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def run_classification(command: str, description: str, recipe_name: str, argumen
 
     from ..train.evaluated import train_and_judge
 
-    line = train_and_judge(recipe, chosen.out)
+    line = train_and_judge(recipe, chosen.out, force=chosen.force)
     if line:
         print(line)
 
@@ -58,7 +58,7 @@ def _parser(command: str, description: str, recipe_name: str) -> Parser:
     parser.add_argument("--pooling", help="mean (default), cls, central, cls_attention, abmilp or attentive")
     parser.add_argument("--norm", choices=["none", "final", "trained"], help="what normalises before the linear layer")
     parser.add_argument("--image_size", type=whole_number(1), help="side of the input (default: the model's own)")
-    parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
+    add_run_options(parser)
     parser.epilog = (
         "Any setting of the recipe follows as --GROUP.NAME VALUE, e.g. --optim.epochs 50 --objective.mixing none "
         "--max_steps 100 --seed 1; --print_config shows them all."

@@ -4,10 +4,19 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from ..arguments import Parser
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..train.recipe import Recipe
+
+
+def add_run_options(parser: Parser) -> None:
+    """What to do with the recipe."""
+    parser.add_argument(
+        "--force", action="store_true", help="go on from RUN's last checkpoint with settings that differ from its own"
+    )
+    parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
 
 
 def to_be_trained(recipe: "Recipe", chosen: argparse.Namespace) -> bool:
@@ -20,6 +29,6 @@ def to_be_trained(recipe: "Recipe", chosen: argparse.Namespace) -> bool:
         return False
     if chosen.out is None:
         raise UserError("give --out RUN, the directory of the run")
-    run_directory.check(chosen.out, recipe)
+    run_directory.check(chosen.out, recipe, force=chosen.force)
     check_source(recipe.data.source)
     return True

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..arguments import Parser
 from ..errors import UserError
-from ._recipe import to_be_trained
+from ._recipe import add_run_options, to_be_trained
 
 if TYPE_CHECKING:
     from ..train.recipe import Recipe
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> None:
         "--config", metavar="FILE", type=Path, help="a recipe of your own, in YAML; base: NAME there takes over another"
     )
     parser.add_argument("--out", metavar="RUN", type=Path, help="directory of the run")
-    parser.add_argument("--print_config", action="store_true", help="print the complete recipe and stop")
+    add_run_options(parser)
     parser.epilog = (
         "Any setting of the recipe follows as --GROUP.NAME VALUE, e.g. --optim.epochs 50 --objective.temperature 0.1 "
         "--max_steps 100 --seed 1; --print_config shows them all."
@@ -37,10 +37,10 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"no recipe file at {str(path)!r}")
     recipe = settings.parse_recipe(["--config", str(path), *overrides])
     if to_be_trained(recipe, chosen):
-        train_and_monitor(recipe, chosen.out)
+        train_and_monitor(recipe, chosen.out, force=chosen.force)
 
 
-def train_and_monitor(recipe: "Recipe", out: Path) -> None:
+def train_and_monitor(recipe: "Recipe", out: Path, *, force: bool = False) -> None:
     """Train with the analyses watching: the one place where the two meet. A classifier is watched by its accuracy."""
     from ..train.objectives._classification import Classification
 
@@ -48,7 +48,7 @@ def train_and_monitor(recipe: "Recipe", out: Path) -> None:
     if isinstance(objective, Classification):
         from ..train.evaluated import train_and_judge
 
-        line = train_and_judge(recipe, out)
+        line = train_and_judge(recipe, out, force=force)
         if line:  # of the first process
             print(line, flush=True)
         return
@@ -68,4 +68,4 @@ def train_and_monitor(recipe: "Recipe", out: Path) -> None:
             seed=recipe.seed,
             masking=masking,
         )
-    train(recipe, out, monitor)
+    train(recipe, out, monitor, force=force)
