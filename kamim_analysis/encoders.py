@@ -28,6 +28,11 @@ def anatomy(encoder: nn.Module) -> Anatomy:
     )
 
 
+def is_encoder(module: nn.Module) -> bool:
+    """Whether the module is a model of a known family, whose `anatomy` can be told."""
+    return any(family.matches(module) for family in plugins.load_all(_FAMILIES).values())
+
+
 def create(name: str, image_size: int, *, sizes: dict[str, int] | None = None, **options: Any) -> Any:
     """A timm encoder without classifier, random weights, for square images.
 
@@ -121,6 +126,7 @@ __all__ = [
     "compute_buffers",
     "create",
     "evaluating",
+    "is_encoder",
     "patch_tokens",
     "pool",
 ]

@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from .shards import local
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -18,7 +20,8 @@ def frozen_copy(module: M) -> M:
 def follow(copy: nn.Module, module: nn.Module, momentum: float) -> None:
     """copy <- momentum x copy + (1 - momentum) x module, over all parameters.
 
-    Buffers (of Swin's masks and the like) are constants and left alone.
+    Weights that lie in parts (FSDP) lie alike in both. Buffers (of Swin's masks and the like) are constants and left
+    alone.
     """
-    averaged, current = ([weight.detach() for weight in one.parameters()] for one in (copy, module))
+    averaged, current = (local(weight.detach() for weight in one.parameters()) for one in (copy, module))
     torch._foreach_lerp_(averaged, current, 1 - momentum)

@@ -5,10 +5,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .progress import Progress, cosine
 from .recipe import Optim
+from .shards import local, norms
 
 
 def build_optimizer(
@@ -29,8 +31,8 @@ def build_optimizer(
         {"params": weights, "weight_decay": decay, "lr_scale": scale}  # timm's schedulers know `lr_scale`
         for (decay, scale), weights in sorted(groups.items(), reverse=True, key=lambda item: item[0])
     ]
-    fused = described[0]["params"][0].is_cuda
-    return torch.optim.AdamW(described, lr=optim.learning_rate, betas=optim.betas, fused=fused)
+    # fused: as nothing else, it can leave a step out without the CPU knowing
+    return torch.optim.AdamW(described, lr=optim.learning_rate, betas=optim.betas, fused=True)
 
 
 class Schedule:
@@ -63,10 +65,15 @@ class Schedule:
                 group["weight_decay"] = decay if group["weight_decay"] else 0.0
 
 
-def clip_each(weights: Iterable[nn.Parameter], norm: float) -> Tensor:
-    """Scale each weight's gradient down to `norm` at most, as DINO's code does; the norm over all before that."""
+def clip(weights: Iterable[nn.Parameter], norm: float, *, each: bool) -> Float[Tensor, ""]:
+    """Scale all gradients down together so that their norm is `norm` at most; their norm before that, on the device.
+
+    With `each`, each weight's gradient by its own norm, as DINO's code does. Gradients may lie in parts.
+    """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    torch._foreach_mul_(gradients, [(norm / (own + 1e-6)).clamp(max=1) for own in norms])
-    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
+    own = norms(gradients)
+    total: Tensor = torch.linalg.vector_norm(own)
+    scales = (norm / ((own if each else total) + 1e-6)).clamp(max=1)
+    # a list scales each by its own, a tensor all alike
+    torch._foreach_mul_(local(gradients), list(scales.unbind()) if each else scales)  # type: ignore[call-overload]
     return total

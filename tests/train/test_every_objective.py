@@ -1,9 +1,12 @@
 """What holds of every pretraining objective that is found in train/objectives, each with its small recipe made tiny."""
 
 import json
+import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +24,7 @@ from kamim_analysis.train.loop import begin, train
 from kamim_analysis.train.objectives._classification import Classification
 from kamim_analysis.train.recipe import Recipe
 from kamim_analysis.train.samples import Order, TrainingSamples, load_samples
-from kamim_analysis.train.settings import parse_recipe, recipe_path
+from kamim_analysis.train.settings import as_yaml, parse_recipe, recipe_path
 from kamim_analysis.train.views import Augmentation
 
 PACKAGE = "kamim_analysis.train.objectives"
@@ -41,14 +44,28 @@ SIZES = {
 }
 #: settings without which micro-batches cannot add up: Latent MIM's similarity constraint squares a mean over images
 ADDS_UP = {"latent_mim": "--objective.similarity_weight 0"}
+#: three steps that are proportional to the gradients, not to their signs as AdamW's are; and an encoder without the
+#: dropout that timm's relative positions come with
+GENTLE = (
+    "--max_steps 3 --monitor.every_epochs 0 --encoder.name vit_tiny --optim.learning_rate 1 "
+    "--optim.warmup_learning_rate 1 --optim.min_learning_rate 1 --optim.weight_decay 0 --optim.weight_decay_end null"
+).split()
 #: trains each recipe file in the directory named after it, in every process of one launch
 LAUNCHED = """
 import sys
 from pathlib import Path
-from kamim_analysis.train.loop import train
+from kamim_analysis.train import loop
 from kamim_analysis.train.settings import load_recipe
+
+def gently(*arguments):
+    optimizer = build_optimizer(*arguments)
+    for group in optimizer.param_groups:
+        group["eps"] = 1.0
+    return optimizer
+
+build_optimizer, loop.build_optimizer = loop.build_optimizer, gently
 for config in map(Path, sys.argv[1:]):
-    train(load_recipe(config), config.with_suffix(""))
+    loop.train(load_recipe(config), config.with_suffix(""))
 """
 
 
@@ -59,6 +76,8 @@ def is_pretraining(name: str) -> bool:
     return not issubclass(own, Classification)
 
 
+#: by one process, and by two with whole weights each and with weights in parts
+HOWS = ("one", "ddp", "fsdp")
 NAMES = [name for name in plugins.names(PACKAGE) if is_pretraining(name)]
 
 
@@ -102,18 +121,29 @@ def runs(request: pytest.FixtureRequest, recipe_of: Callable[..., Recipe], tmp_p
 
 
 @pytest.fixture(scope="module")
-def two_processes(recipe_of: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps of every objective by two processes, all in one launch: directories by the objective's name."""
-    from kamim_analysis.train.settings import as_yaml
-
-    folder = tmp_path_factory.mktemp("two")
-    configs = [folder / f"{name}.yaml" for name in NAMES]
-    for name, config in zip(NAMES, configs, strict=True):
-        config.write_text(as_yaml(recipe_of(name, "--max_steps", "3")), encoding="utf-8")
-    (folder / "launched.py").write_text(LAUNCHED, encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, str(folder / "launched.py"), *map(str, configs)], capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+def launched(recipe_of: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of every objective by one process and by two in both ways, in two launches: directories OBJECTIVE-HOW."""
+    folder = tmp_path_factory.mktemp("launched")
+    configs: dict[str, list[str]] = {}
+    for name, how in product(NAMES, HOWS):
+        config = folder / f"{name}-{how}.yaml"
+        recipe = recipe_of(name, *GENTLE, "--efficiency.parallel", "fsdp" if how == "fsdp" else "ddp")
+        config.write_text(as_yaml(recipe), encoding="utf-8")
+        configs.setdefault("one" if how == "one" else "two", []).append(str(config))
+    script = folder / "launched.py"
+    script.write_text(LAUNCHED, encoding="utf-8")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for launcher, chosen in (([], configs["one"]), (torchrun, configs["two"])):
+        command = [sys.executable, *launcher, str(script), *chosen]
+        done = subprocess.run(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
@@ -156,8 +186,32 @@ def test_accumulation_does_not_change_the_loss(runs: Runs, tmp_path: Path) -> No
     assert losses(tmp_path / "four") == pytest.approx(losses(whole)[:6], rel=1e-5)
 
 
-def test_two_processes_give_the_losses_of_one(runs: Runs, two_processes: Path) -> None:
-    assert losses(two_processes / name_of(runs)) == pytest.approx(losses(runs.run)[:3], rel=1e-5)
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_log_the_numbers_of_one(name: str, how: str, launched: Path) -> None:
+    one, two = (lines(launched / f"{name}-{which}") for which in ("one", how))
+    assert len(one) == 3
+    for expected, found in zip(one, two, strict=True):
+        del expected["images_per_second"], found["images_per_second"]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_leave_the_weights_of_one(
+    name: str, how: str, launched: Path, recipe_of: Callable[..., Recipe]
+) -> None:
+    """Teachers, centres and all: within 1e-5 of how far all have gone, and 1e-4 of how far each has."""
+    recipe = recipe_of(name, *GENTLE)
+    initial = recipe.objective.build(begin(recipe)).model.state_dict()
+    one, two = (weights(launched / f"{name}-{which}") for which in ("one", how))
+    assert one.keys() == two.keys() == initial.keys()
+    gone = {key: float((weight.double() - initial[key]).norm()) for key, weight in one.items()}
+    apart = {key: float((weight.double() - two[key]).norm()) for key, weight in one.items()}
+    assert math.hypot(*apart.values()) <= 1e-5 * math.hypot(*gone.values())
+    for key, weight in one.items():
+        assert apart[key] <= 1e-4 * gone[key] + 2e-7 * float(weight.norm()), key  # and float32's own rounding
+    assert sum(way > 0 for way in gone.values()) > 0.6 * len(gone)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import nn
 from kamim_analysis.train.ema import follow, frozen_copy
 from kamim_analysis.train.progress import Progress
 from kamim_analysis.train.recipe import Optim
-from kamim_analysis.train.schedule import Schedule, build_optimizer, clip_each
+from kamim_analysis.train.schedule import Schedule, build_optimizer, clip
 
 
 def rate(step: int, optim: Optim, steps_per_epoch: int) -> float:
@@ -55,7 +55,7 @@ def test_weight_decay_follows_half_a_cosine_and_spares_what_does_not_decay(step:
 def test_each_gradient_is_clipped_by_its_own_norm() -> None:
     weights = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(1))]
     weights[0].grad, weights[1].grad = torch.tensor([3.0, 4.0, 0.0]), torch.full((2, 2), 0.5)
-    total = clip_each(weights, 2.0)
+    total = clip(weights, 2.0, each=True)
     assert total.item() == pytest.approx(26**0.5)
     torch.testing.assert_close(weights[0].grad, torch.tensor([1.2, 1.6, 0.0]))
     assert torch.equal(weights[1].grad, torch.full((2, 2), 0.5))
