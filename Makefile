@@ -2,14 +2,17 @@
 # make test    the whole test suite, notebooks included
 # make lint    ruff and mypy
 # make bench   ratios of speed and memory
+# make bench-gpu      what one NVIDIA GPU reaches, in nine minutes; GPU_PYTHON names its Python, nothing is installed
+# make gpu-packages   puts what that Python may lack into build/gpu-packages
 # make table   docs/RECORDER.md: what the recorder sees of every timm family
 # Each makes .venv and installs into it first, where that is not yet done.
 PYTHON ?= python3
+GPU_PYTHON ?= python3
 EXTRA ?= cpu
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(EXTRA)
 
-.PHONY: demo test lint bench table clean
+.PHONY: demo test lint bench bench-gpu gpu-packages table clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,6 +38,12 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	cd tests/benchmarks && for script in loading analyses memory opening features knn fast_probe objectives; do ../../$(BIN)/python $$script.py || exit 1; done
+
+bench-gpu:
+	$(GPU_PYTHON) tests/benchmarks/gpu.py
+
+gpu-packages:
+	$(PYTHON) -m pip install --quiet --no-deps --upgrade --target build/gpu-packages jsonargparse
 
 table: $(INSTALLED)
 	$(BIN)/python tests/coverage/recorder_table.py

@@ -4,6 +4,7 @@ import copy
 import sys
 
 import torch
+from _streaming import STREAMING
 from _timing import medians
 from PIL import Image
 from timm.data import create_transform
@@ -15,18 +16,6 @@ from kamim_analysis.encoders import anatomy, evaluating
 from kamim_analysis.evaluation_set import ImageBatch
 from kamim_analysis.opening import load_encoder
 from kamim_analysis.reconstruction import MEAN, STD
-
-STREAMING = (
-    "attention_distance",
-    "attention_keypoints",
-    "attention_nmi",
-    "cls_attention",
-    "fourier",
-    "geometry",
-    "self_attention_tokens",
-    "similarity",
-    "token_norms",
-)
 
 
 def main() -> None:
