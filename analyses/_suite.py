@@ -93,7 +93,7 @@ class Suite:
         """One forward pass with hooks, then close the batch."""
         start, elsewhere = time.perf_counter(), sum(self._seconds.values())
         with evaluating(self.encoder):
-            with record(self.encoder, **self._layers(), sink=self._dispatch):
+            with record(self.encoder, **self._layers(), sink=self._dispatch, check_rows="always"):
                 tokens = self.encoder.forward_features(images.images)
             features = pool(tokens, self.subject.anatomy, self.subject.pooling)
             batch = Batch(images=images.images, labels=images.labels, indices=images.indices, features=features)

@@ -15,28 +15,32 @@ from .shapes import Grid
 
 
 @contextmanager
-def visible_only(
-    patch_drop: nn.Module, visible: Bool[Tensor, "b n"] | Int[Tensor, "b v"], prefix_tokens: int
-) -> Iterator[None]:
+def visible_only(patch_drop: nn.Module, visible: Int[Tensor, "b v"], prefix_tokens: int) -> Iterator[None]:
     """Inside `with`, of all that enters `patch_drop` only the prefix and each image's visible patches leave it.
 
-    `visible` marks them, the same number in every image, or gives their indices, for which a GPU need not be waited
-    for. timm's ViT calls `patch_drop` after adding positions, so that what is left keeps its place.
+    `visible` are their indices. timm's ViT calls `patch_drop` after adding positions, so that what is left keeps its
+    place.
     """
 
     def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         prefix, patches = output[:, :prefix_tokens], output[:, prefix_tokens:]
-        if visible.dtype == torch.bool:
-            left = patches[visible].unflatten(0, (len(output), -1))
-        else:
-            left = patches.take_along_dim(visible[:, :, None], dim=1)
-        return torch.cat([prefix, left], dim=1)
+        return torch.cat([prefix, patches.take_along_dim(visible[:, :, None], dim=1)], dim=1)
 
     handle = patch_drop.register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
+
+
+def visible_and_hidden(mask: Bool[Tensor, "b n"], hidden: int) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
+    """Indices of the patches of each kind, in row-major order, where every image hides `hidden` of them.
+
+    >>> visible_and_hidden(torch.tensor([[True, False, True]]), 2)
+    (tensor([[1]]), tensor([[0, 2]]))
+    """
+    order = mask.byte().argsort(dim=1, stable=True)
+    return order[:, : mask.shape[1] - hidden], order[:, mask.shape[1] - hidden :]
 
 
 class MaskedAutoencoder(nn.Module):
@@ -103,17 +107,21 @@ class MaskedAutoencoder(nn.Module):
         return unpatchify(patches, self.anatomy.blocks[-1].grid, self.anatomy.stride)
 
     def predict_patches(
-        self, images: Float[Tensor, "b 3 y x"], mask: Bool[Tensor, "b gy gx"]
+        self, images: Float[Tensor, "b 3 y x"], mask: Bool[Tensor, "b gy gx"], hidden: int | None = None
     ) -> Float[Tensor, "b n values"]:
-        """The decoder's own output, in the order of `patchify`: normalised patches where it was trained on those."""
-        visible = ~mask.flatten(1)
-        _check_equally_many(visible)
+        """The decoder's own output, in the order of `patchify`: normalised patches where it was trained on those.
+
+        `hidden`: how many patches every mask hides, of a caller who knows; else the masks are asked and checked, for
+        which a GPU is waited for.
+        """
+        visible, _ = visible_and_hidden(mask.flatten(1), _hidden_in_each(mask) if hidden is None else hidden)
         prefix_tokens = self.anatomy.prefix_tokens
         with visible_only(self.encoder.get_submodule("patch_drop"), visible, prefix_tokens):
             tokens = cast(Any, self.encoder).forward_features(images)
         embedded = self.decoder_embed(tokens)
-        patches = self.mask_token.to(embedded.dtype).repeat(*visible.shape, 1)
-        patches[visible] = embedded[:, prefix_tokens:].flatten(0, 1)
+        seen = embedded[:, prefix_tokens:]
+        blank = self.mask_token.to(embedded.dtype).expand(len(mask), mask[0].numel(), -1)
+        patches = blank.scatter(1, visible[:, :, None].expand_as(seen), seen)
         everything = torch.cat([embedded[:, :prefix_tokens], patches], dim=1) + self.decoder_pos_embed
         decoded = self.decoder_norm(self.decoder_blocks(everything))
         return cast(Tensor, self.decoder_pred(decoded[:, prefix_tokens:]))
@@ -134,13 +142,14 @@ def _check(encoder: nn.Module, width: int, heads: int) -> None:
         raise UserError(f"decoder width {width} must be a multiple of 4 and of the number of heads, {heads}")
 
 
-def _check_equally_many(visible: Bool[Tensor, "b n"]) -> None:
-    hidden = (~visible).sum(1).unique().tolist()
+def _hidden_in_each(mask: Bool[Tensor, "b gy gx"]) -> int:
+    hidden = sorted(set(mask.flatten(1).sum(1).tolist()))
     if len(hidden) > 1:
         raise UserError(
             f"images of one batch hide {', '.join(map(str, hidden))} patches; a masked autoencoder needs the same "
             "number in every image"
         )
+    return int(hidden[0])
 
 
 def mae_sincos_positions(width: int, grid: Grid, prefix_tokens: int = 1) -> Float[Tensor, "1 t d"]:

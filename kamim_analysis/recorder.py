@@ -38,6 +38,8 @@ _ROW_SUM_TOLERANCE = 1e-2
 _STITCHED_ELEMENTS = 2**25
 # encoders looked through for attention that goes unrecorded: analyses record once a batch, and say so once
 _looked_through: WeakSet[nn.Module] = WeakSet()
+# encoders whose rows of attention were seen to sum to one
+_rows_checked: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass
@@ -70,6 +72,7 @@ def record(
     attention_output: Layers = (),
     after_attention: Layers = (),
     sink: Sink | None = None,
+    check_rows: Literal["always", "once"] = "always",
 ) -> Iterator[Recording]:
     """Record the forward passes made inside `with`; each pass replaces what the one before left.
 
@@ -79,6 +82,9 @@ def record(
     With `sink`, each tensor goes to `sink(kind, layer, values)` from within the hook and is then let go: memory does
     not grow, and nothing leaves the device but what the sink keeps. Stitched attention comes a few images at a time,
     so the sink may be called several times for a layer.
+
+    That rows of attention sum to one is seen on the first pass inside `with`, for which a GPU is waited for; `once`, on
+    an encoder's first recorded pass alone, is for training, which records in every step.
 
     Attention is what the `attn_drop` of each attention module puts out, so fused attention is switched off meanwhile,
     which changes outputs by rounding only. The flags and hooks are restored on leaving, also after an error.
@@ -91,7 +97,8 @@ def record(
     """
     body = anatomy(encoder)
     recording = Recording(body)
-    hooks = _Hooks(encoder, sink or recording.keep, streaming=sink is not None)
+    sums = check_rows == "always" or encoder not in _rows_checked
+    hooks = _Hooks(encoder, sink or recording.keep, streaming=sink is not None, sums=sums)
     chosen = {
         "attention": _layers(attention, body, least=1),
         "tokens": _layers(tokens, body, least=0),
@@ -107,6 +114,7 @@ def record(
         yield recording
     hooks.check_all_heard()
     if chosen["attention"]:
+        _rows_checked.add(encoder)
         _warn_of_unrecorded(encoder)
 
 
@@ -134,8 +142,8 @@ def _layers(wanted: Layers, body: Anatomy, *, least: int) -> set[int]:
 class _Hooks:
     """The hooks of one `record`, and the sites that have not been heard of yet."""
 
-    def __init__(self, encoder: nn.Module, sink: Sink, *, streaming: bool) -> None:
-        self.encoder, self.sink, self.streaming = encoder, sink, streaming
+    def __init__(self, encoder: nn.Module, sink: Sink, *, streaming: bool, sums: bool) -> None:
+        self.encoder, self.sink, self.streaming, self.sums = encoder, sink, streaming, sums
         self.silent: dict[tuple[Kind, int], str] = {}
 
     def attach(self, stack: ExitStack, block: Block, kinds: set[str]) -> None:
@@ -210,7 +218,9 @@ class _Hooks:
 
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             if ("attention", block.layer) in self.silent:
-                _check_rows(output, block)
+                _check_shape(output, block)
+                if self.sums:
+                    _check_rows(output, block)
             for part in self._whole_images(output, block):
                 hear(part)
 
@@ -239,8 +249,8 @@ def _whole(tokens: Tensor, block: Block) -> Tensor:
     return _flat(tokens) if block.window is None else stitch_tokens(tokens, block.window, block.grid)
 
 
-def _check_rows(attention: Float[Tensor, "b h q k"], block: Block) -> None:
-    """Attention must be probabilities over the tokens that the anatomy counts."""
+def _check_shape(attention: Tensor, block: Block) -> None:
+    """Attention must be over the tokens that the anatomy counts, one map for a head."""
     tokens = block.grid.area + block.prefix_tokens
     expected = tokens if block.window is None else block.window.size[0] * block.window.size[1]
     # differential attention puts out two maps for a head, which it subtracts afterwards
@@ -249,6 +259,10 @@ def _check_rows(attention: Float[Tensor, "b h q k"], block: Block) -> None:
             f"{block.attention}: attention of shape {tuple(attention.shape)}, expected [*, {block.heads}, {expected}, "
             f"{expected}] for a {block.grid.height}x{block.grid.width} grid and {block.prefix_tokens} prefix tokens"
         )
+
+
+def _check_rows(attention: Float[Tensor, "b h q k"], block: Block) -> None:
+    """Attention must be probabilities."""
     error = (attention.detach().sum(-1, dtype=torch.float32) - 1).abs().amax()
     if not error <= _ROW_SUM_TOLERANCE:
         raise UserError(f"{block.attention}: rows of attention miss a sum of one by {float(error):.2g}")

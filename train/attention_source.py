@@ -30,7 +30,7 @@ def attention_received(attention: Float[Tensor, "b h t t"], body: Anatomy) -> Fl
 
 def attention_scores(encoder: nn.Module, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b n"]:
     """`attention_received` of normalised images, from a pass in evaluation mode without gradients."""
-    with evaluating(encoder), record(encoder, attention=[-1], tokens=()) as recording:
+    with evaluating(encoder), record(encoder, attention=[-1], tokens=(), check_rows="once") as recording:
         cast(Any, encoder).forward_features(images)
     (attention,) = recording.attention.values()
     return attention_received(attention, recording.anatomy)

@@ -63,11 +63,11 @@ def find_temperature(recipe: Recipe, start: Start) -> float:
     samples = TrainingSamples(start.pictures, view, recipe.seed)
     first = first_samples(start.pictures, PICTURES, recipe.seed)
     # one after the other: their densities are small, the pictures themselves need not be kept
-    found = [samples[at][0].get("density") for at in first]
+    found = [samples.batch([at]).get("density") for at in first]
     densities = [density for density in found if density is not None]
     if not densities:
         raise UserError(
             f"objective.temperature is auto, but {type(objective).__name__} weights no loss by keypoints here; set a "
             "number, or objective.keypoint_weights true"
         )
-    return temperature_for(torch.stack(densities), QUANTILE, objective.target_p95_weight)
+    return temperature_for(torch.cat(densities), QUANTILE, objective.target_p95_weight)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from kamim_analysis.encoders import compute_buffers
 
 from .recipe import Recipe
-from .samples import Order, TrainingSamples, load_samples
+from .samples import TrainingSamples, first_samples
 from .start import Start
 from .views import Augmentation
 
@@ -53,9 +53,8 @@ def _allocate(module: nn.Module) -> None:
 def _batch(recipe: Recipe, start: Start, encoder: Any) -> dict[str, Tensor]:
     """The first samples of a run."""
     view = recipe.objective.view(Augmentation.of(recipe.data), encoder)
-    order = Order(length=len(start.pictures), batch_size=_PICTURES, seed=recipe.seed)
-    batch, _failed = next(load_samples(TrainingSamples(start.pictures, view, recipe.seed), order, workers=0, pin=False))
-    return dict(batch)
+    samples = TrainingSamples(start.pictures, view, recipe.seed)
+    return samples.batch(first_samples(start.pictures, _PICTURES, recipe.seed))
 
 
 class _Uncomputed(TorchDispatchMode):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -16,7 +16,7 @@ from kamim_analysis.recorder import Kind, record
 
 from .ema import follow, frozen_copy
 from .ibot_loss import cls_loss, entropy_share, patch_loss, teacher_distribution, teacher_temperature
-from .masks import masks_of
+from .masks import hidden_places, masks_of
 from .objective_module import Loss, ObjectiveModule
 from .progress import Progress, cosine
 from .projection_head import ProjectionHead
@@ -102,12 +102,13 @@ class Distillation(ObjectiveModule):
         tokens, attention = self._teacher_tokens(images)
         mask = masks_of(self.strategy, crops, attention)
         hidden = mask.flatten(1)
-        teacher_cls, teacher_patches = self._targets(tokens, hidden, len(batch["image"]))
-        student_cls, student_patches = self._predictions(images, mask, batch.get("local"))
+        places = hidden_places(hidden, batch["hidden_slots"])
+        teacher_cls, teacher_patches = self._targets(tokens, places, len(batch["image"]))
+        student_cls, student_patches = self._predictions(images, mask, places, batch.get("local"))
         weight = self._weight(crops["density"]) if self.settings.keypoint_weights else None
         temperature = self.settings.student_temperature
         cls = cls_loss(student_cls, teacher_cls, temperature)
-        patch = patch_loss(student_patches, teacher_patches, hidden, temperature, weight)
+        patch = patch_loss(student_patches, teacher_patches, hidden, places, temperature, weight)
         parts = {
             "cls_loss": cls.detach(),
             "patch_loss": patch.detach(),
@@ -132,13 +133,13 @@ class Distillation(ObjectiveModule):
         def keep(_kind: Kind, _layer: int, attention: Tensor) -> None:
             seen.append(attention[:, :, 0, self.anatomy.prefix_tokens :].mean(1))
 
-        with record(teacher, attention=(-1,), tokens=(), sink=keep):
+        with record(teacher, attention=(-1,), tokens=(), sink=keep, check_rows="once"):
             tokens = teacher.forward_features(images)
         return tokens, seen[0]
 
     @torch.no_grad()
     def _targets(
-        self, tokens: Float[Tensor, "crops t d"], hidden: Bool[Tensor, "crops n"], pictures: int
+        self, tokens: Float[Tensor, "crops t d"], places: Int[Tensor, " hidden"], pictures: int
     ) -> tuple[Float[Tensor, "b globals outputs"], Float[Tensor, "hidden outputs"]]:
         """The teacher's distributions of each picture's crops, and of hidden patches.
 
@@ -148,7 +149,8 @@ class Distillation(ObjectiveModule):
         head = self.model.teacher_head
         embedded = head.embed(tokens)
         patches = embedded[:, self.anatomy.prefix_tokens :]
-        scores = head.score(torch.cat([embedded[:, 0], patches.mean((0, 1))[None], patches[hidden]]))
+        chosen = patches.flatten(0, 1).index_select(0, places)
+        scores = head.score(torch.cat([embedded[:, 0], patches.mean((0, 1))[None], chosen]))
         cls_scores, patch_mean, patch_scores = scores.tensor_split([len(tokens), len(tokens) + 1])
         cls = teacher_distribution(cls_scores, self.model.cls_centre, self.cls_temperature)
         self._means.append(torch.stack([cls_scores.mean(0), patch_mean[0], cls.mean(0)]))
@@ -159,6 +161,7 @@ class Distillation(ObjectiveModule):
         self,
         images: Float[Tensor, "crops 3 y x"],
         mask: Bool[Tensor, "crops gy gx"],
+        places: Int[Tensor, " hidden"],
         local: UInt8[Tensor, "b locals 3 ly lx"] | None,
     ) -> tuple[Float[Tensor, "b views outputs"], Float[Tensor, "hidden outputs"]]:
         """The student's scores of each picture's crops, and of hidden patches."""
@@ -170,7 +173,7 @@ class Distillation(ObjectiveModule):
             small = student.forward_features(self.normalised(local.flatten(0, 1)))
             cls.append(small[:, 0].unflatten(0, (-1, local.shape[1])))
         views = torch.cat(cls, dim=1)
-        patches = tokens[:, self.anatomy.prefix_tokens :][mask.flatten(1)]
+        patches = tokens[:, self.anatomy.prefix_tokens :].flatten(0, 1).index_select(0, places)
         scores = model.head(torch.cat([views.flatten(0, 1), patches]))
         cls_scores, patch_scores = scores.tensor_split([views.shape[0] * views.shape[1]])
         return cls_scores.unflatten(0, views.shape[:2]), patch_scores
@@ -195,9 +198,12 @@ class Distillation(ObjectiveModule):
             dist.all_reduce(means)
             means /= dist.get_world_size()
         cls, patch, cls_mean = means
-        for centre, mean in ((model.cls_centre, cls), (model.patch_centre, patch)):
-            centre.lerp_(mean, 1 - self.settings.centre_momentum)
-        model.cls_mean.copy_(cls_mean)
+        share = 1 - self.settings.centre_momentum
+        moved = torch.stack([model.cls_centre.lerp(cls, share), model.patch_centre.lerp(patch, share), cls_mean])
+        # a step whose gradients are not finite leaves them, like the weights, as they were
+        finite = means.isfinite().all()
+        for buffer, value in zip((model.cls_centre, model.patch_centre, model.cls_mean), moved, strict=True):
+            buffer.copy_(torch.where(finite, value, buffer))
         momentum = cosine(self.settings.momentum, 1.0, progress.share)
         follow(model.encoder, model.student, momentum)
         follow(model.teacher_head, model.head, momentum)

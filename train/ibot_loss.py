@@ -7,7 +7,7 @@ that the student's distribution is to match.
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -43,20 +43,22 @@ def patch_loss(
     student: Float[Tensor, "hidden outputs"],
     teacher: Float[Tensor, "hidden outputs"],
     mask: Bool[Tensor, "b n"],
+    places: Int[Tensor, " hidden"],
     temperature: float,
     weight: Float[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy in nats of hidden patches: mean over those of an image, then over images.
 
-    `student` holds the scores and `teacher` the distributions of the patches that `mask` hides, in its order. An image
-    that hides none counts as zero. Each patch's cross-entropy is multiplied by its `weight`; the weights are not
-    normalised, so they raise the loss, as KAMIM's do; weights of one give the unweighted loss bit for bit.
+    `student` holds the scores and `teacher` the distributions of the patches that `mask` hides, at the indices `places`
+    of the flattened mask. An image that hides none counts as zero. Each patch's cross-entropy is multiplied by its
+    `weight`; the weights are not normalised, so they raise the loss, as KAMIM's do; weights of one give the unweighted
+    loss bit for bit.
     """
     cross_entropy = -(teacher * (student.float() / temperature).log_softmax(-1)).sum(-1)
     if weight is not None:
-        cross_entropy = cross_entropy * weight[mask]
+        cross_entropy = cross_entropy * weight.flatten()[places]
     share = 1 / mask.sum(1, keepdim=True).clamp(min=1)
-    return (cross_entropy * share.expand_as(mask)[mask]).sum() / len(mask)
+    return (cross_entropy * share.expand_as(mask).flatten()[places]).sum() / len(mask)
 
 
 def entropy_share(distribution: Float[Tensor, "*b outputs"]) -> Float[Tensor, "*b"]:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from timm.layers import Mlp
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
@@ -19,16 +19,6 @@ from kamim_analysis.shapes import Grid
 from .ema import follow, frozen_copy
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
-
-
-def visible_and_hidden(mask: Bool[Tensor, "b n"], hidden: int) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
-    """Indices of the patches of each kind, in row-major order, where every image hides `hidden` of them.
-
-    >>> visible_and_hidden(torch.tensor([[True, False, True]]), 2)
-    (tensor([[1]]), tensor([[0, 2]]))
-    """
-    order = mask.byte().argsort(dim=1, stable=True)
-    return order[:, : mask.shape[1] - hidden], order[:, mask.shape[1] - hidden :]
 
 
 def projector(width: int, hidden: int, layers: int) -> nn.Module:

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from kamim_analysis.density import density_weights, weights_of_patches
 from kamim_analysis.encoders import anatomy
-from kamim_analysis.shapes import Grid
+from kamim_analysis.masked_autoencoder import visible_and_hidden
 
 from . import collapse
 from .latent_loss import latent_errors
-from .latent_model import LatentDecoder, LatentModel, projector, visible_and_hidden
-from .masks import masks_of
+from .latent_model import LatentDecoder, LatentModel, projector
+from .masks import count_hidden, masks_of
 from .objective_module import Loss, ObjectiveModule
 from .progress import Progress, cosine
 
@@ -47,7 +47,7 @@ class LatentObjective(ObjectiveModule):
         )
         super().__init__(LatentModel(encoder, projects, decoder, momentum_target=settings.target == "momentum"))
         self.settings, self.strategy, self.patch_size = settings, settings.strategy(), patch_size
-        self.hidden = _count_hidden(settings, grid, patch_size)
+        self.hidden = count_hidden(self.strategy, grid, patch_size, settings.amount_of(grid))
         self.similarity_target = settings.similarity_start
 
     def describe(self, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -121,12 +121,3 @@ def _over_processes(mean: Float[Tensor, ""]) -> Float[Tensor, ""]:
     total = mean.detach().clone()
     dist.all_reduce(total)
     return mean + (total / dist.get_world_size() - mean.detach())
-
-
-def _count_hidden(settings: "LatentMIM", grid: Grid, patch_size: int) -> int:
-    """Patches that the strategy hides of every picture, found by asking it for one mask."""
-    strategy = settings.strategy()
-    with torch.random.fork_rng(devices=[]):
-        drawn = {name: value[None] for name, value in strategy.draw(grid, patch_size, settings.amount_of(grid)).items()}
-    mask: Bool[Tensor, "b gy gx"] = strategy.mask(drawn, torch.zeros(1, grid.area))
-    return int(mask.sum())

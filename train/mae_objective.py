@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kamim_analysis.density import density_weights, weights_of_patches
 from kamim_analysis.masked_autoencoder import MaskedAutoencoder, patch_mean_and_std, patchify
 
-from .masks import masks_of
+from .masks import count_hidden, masks_of
 from .objective_module import Loss, ObjectiveModule
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class MAEObjective(ObjectiveModule):
         self.head_args: dict[str, Any] = {name: getattr(settings, name) for name in names}
         super().__init__(MaskedAutoencoder(encoder, **self.head_args))
         self.settings, self.strategy = settings, settings.strategy()
+        body = self.model.anatomy
+        self.hidden = count_hidden(self.strategy, body.blocks[-1].grid, body.stride, settings.amount())
 
     def describe(self, recipe: dict[str, Any]) -> dict[str, Any]:
         """The recipe, how images were masked, and the decoder."""
@@ -57,7 +59,7 @@ class MAEObjective(ObjectiveModule):
         """
         settings, patch_size = self.settings, self.model.anatomy.stride
         images, mask = self.normalised(batch["image"]), masks_of(self.strategy, batch)
-        prediction, hidden = self.model.predict_patches(images, mask).float(), mask.flatten(1)
+        prediction, hidden = self.model.predict_patches(images, mask, self.hidden).float(), mask.flatten(1)
         target, constant = patchify(images, patch_size), images.mean((-2, -1)).repeat(1, patch_size**2)[:, None]
         if settings.normalised_patches:
             mean, std = patch_mean_and_std(target)

@@ -15,7 +15,7 @@ from kamim_analysis.errors import UserError
 from kamim_analysis.patches import divide
 
 from .masks import draws_for
-from .views import Augmentation, keypoint_density
+from .views import Augmentation, View, keypoint_density
 
 if TYPE_CHECKING:
     from .objectives.attmask import AttMask
@@ -62,11 +62,11 @@ def colour_augmented(crop: Any, blurred: float, solarised: float = 0.0) -> Any:
     )
 
 
-class MultiCropView:
+class MultiCropView(View):
     """Two global crops, uint8 `image` [2, 3, S, S], what their masks need, and n uint8 `local` ones [n, 3, s, s].
 
     Masks are drawn for each global crop, and stand stacked like the crops; so does the keypoints' `density` [2, h, w]
-    of weight patches where it weights the loss. Without local crops there is no `local`.
+    of weight patches where it weights the loss. Without local crops there is no `local`. A batch has `hidden_slots`.
     """
 
     def __init__(self, settings: "AttMask", augmentation: Augmentation, encoder: Any) -> None:
@@ -83,7 +83,7 @@ class MultiCropView:
         self.global_crops = (colour_augmented(crop, first), colour_augmented(crop, second, _SOLARISED))
         local = replace(augmentation, crop_scale=settings.local_scale).build(settings.local_size)
         self.local_crop = colour_augmented(local, _LOCAL_BLURRED)
-        self.draw_mask = draws_for(settings, body)
+        self.masks = draws_for(settings, body)
 
     def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
         """Crop, change colours, draw masks."""
@@ -94,8 +94,13 @@ class MultiCropView:
             sample["local"] = torch.stack([self.local_crop(pixels) for _ in range(self.settings.local_crops)])
         return sample
 
+    def join(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`hidden_slots` [hidden patches of all crops], which says on the CPU how many the masks hide."""
+        crops = {name: values.flatten(0, 1) for name, values in batch.items() if values.ndim > 1}
+        return batch | {"hidden_slots": self.masks.slots(crops)}
+
     def _with_draws(self, image: UInt8[Tensor, "3 y x"]) -> dict[str, Tensor]:
-        sample = {"image": image} | self.draw_mask(image)
+        sample = {"image": image} | self.masks() | self.masks.scores(image)
         if self.settings.keypoint_weights:
             detector, style = self.settings.detector, self.settings.map_style
             sample["density"] = keypoint_density(image, detector, style, self.settings.weight_patch)

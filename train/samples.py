@@ -4,24 +4,29 @@ The order of pictures, the crop and the mask depend on nothing else: not on the 
 not on what was drawn before. So a run resumes in the middle of an epoch by starting at a step, with nothing to restore.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from numpy import ndarray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from kamim_analysis.data import Pictures
 from kamim_analysis.decode import UnreadableImage
 from kamim_analysis.errors import UserError
-from kamim_analysis.runtime import quiet_worker
+from kamim_analysis.runtime import serving_worker
 
+from .crop import UNREADABLE
+from .device_decode import JPEG, Undecoded
 from .recipe import Data
-from .views import Augmentation, View
+from .split import check_split
+from .views import Augmentation, CropView, View
+from .worker_processes import WorkerProcesses
 
 
 class TrainingSamples(Dataset[Any]):
@@ -29,21 +34,30 @@ class TrainingSamples(Dataset[Any]):
 
     def __init__(self, pictures: Pictures, view: View, seed: int) -> None:
         self.pictures, self.view, self.seed = pictures, view, seed
+        self.read: Any = Undecoded(pictures) if view.takes_files else pictures.read
 
-    def __getitem__(self, at: tuple[int, int]) -> tuple[dict[str, Tensor], list[UnreadableImage]]:
+    def __getitem__(self, at: tuple[int, int]) -> tuple[dict[str, Any], list[UnreadableImage]]:
         epoch, index = at
         picture, label, failed = self._read(index)
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(state[0]))
+            # torch.manual_seed does the same and then, for every GPU, what takes as long as decoding
+            torch.default_generator.manual_seed(int(state[0]))
             return self.view(picture) | {"label": torch.tensor(label)}, failed
+
+    def batch(self, chosen: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """These samples side by side, finished on the CPU."""
+        samples, _failed = _collate(self.view, [self[at] for at in chosen])
+        batch = self.view.finish(samples)
+        batch.pop(UNREADABLE, None)
+        return batch
 
     def _read(self, index: int) -> tuple[Any, int, list[UnreadableImage]]:
         """The picture and its class, or the next readable one's in its place: a batch keeps its size."""
         failed: list[UnreadableImage] = []
         for step in range(len(self.pictures)):
             try:
-                return *self.pictures.read((index + step) % len(self.pictures)), failed
+                return *self.read((index + step) % len(self.pictures)), failed
             except UnreadableImage as error:
                 failed.append(error)
         raise UserError(f"none of the {len(self.pictures)} images of {self.pictures.name} could be read")
@@ -63,14 +77,16 @@ class Order:
     accumulate: int = 1
     processes: int = 1
     rank: int = 0
+    shards: Int64[ndarray, " i"] | None = None
+    """The number of the shard that each picture lies in."""
+    mixed_shards: int | None = None
+    """An epoch takes so many shards at a time, in a new order, and mixes their pictures; None: all at once."""
 
     def __post_init__(self) -> None:
-        parts = self.accumulate * self.processes
-        if self.batch_size % parts:
+        check_split(self.batch_size, self.accumulate, self.processes)
+        if self.mixed_shards is not None and (self.shards is None or self.mixed_shards < 1):
             raise UserError(
-                f"batch_size {self.batch_size} does not split into {self.accumulate} micro-batches on "
-                f"{self.processes} processes; the nearest that do are {self.batch_size // parts * parts or parts} and "
-                f"{(self.batch_size // parts + 1) * parts}"
+                f"data.mixed_shards {self.mixed_shards} is for packed shards (kamim pack writes them) and counts from 1"
             )
         if self.length < self.batch_size:
             raise UserError(
@@ -83,44 +99,75 @@ class Order:
         """Optimizer steps of an epoch."""
         return self.length // self.batch_size
 
+    def samples_of(self, step: int) -> list[tuple[int, int]]:
+        """Samples (epoch, index) of optimizer step `step`, 1 for the first, in all processes."""
+        orders = [iter(replace(self, first_step=step - 1, rank=rank)) for rank in range(self.processes)]
+        return [sample for _ in range(self.accumulate) for order in orders for sample in next(order)]
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         step = self.first_step
         micro = self.batch_size // (self.accumulate * self.processes)
         while True:
             epoch, position = divmod(step, self.steps_per_epoch)
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+            order = self._epoch(epoch)
             for first in range(position * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
                 batch = order[first : first + self.batch_size].reshape(self.accumulate, self.processes, micro)
                 for part in batch[:, self.rank]:
                     yield [(epoch, int(index)) for index in part]
                 step += 1
 
+    def _epoch(self, epoch: int) -> Int64[ndarray, " i"]:
+        """All pictures in the order of an epoch."""
+        draw = np.random.default_rng([self.seed, epoch])
+        if self.mixed_shards is None or self.shards is None:
+            return draw.permutation(self.length)
+        shards, shard = np.unique(self.shards, return_inverse=True)
+        turn = draw.permutation(len(shards)) // self.mixed_shards
+        mixed = draw.permutation(self.length)
+        return mixed[np.argsort(turn[shard[mixed]], kind="stable")]
 
-def _collate(items: list[tuple[dict[str, Tensor], list[UnreadableImage]]]) -> Any:
+
+def _collate(view: View, items: list[tuple[dict[str, Any], list[UnreadableImage]]]) -> Any:
     samples, failed = zip(*items, strict=True)
-    return default_collate(list(samples)), [error for errors in failed for error in errors]
+    return view.join(_side_by_side(samples)), [error for errors in failed for error in errors]
 
 
-def load_samples(samples: TrainingSamples, order: Order, *, workers: int, pin: bool) -> Iterator[Any]:
-    """Micro-batches (dict of tensors, unreadable pictures met) without end."""
+def _side_by_side(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stacked, but for images among which are files: those stay a list."""
+    lists: dict[str, Any] = {}
+    if any(isinstance(sample.get("image"), JPEG) for sample in samples):
+        lists["image"] = [sample["image"] for sample in samples]
+    rest = [{name: value for name, value in sample.items() if name not in lists} for sample in samples]
+    batch: dict[str, Any] = default_collate(rest)
+    return batch | lists
+
+
+def load_samples(
+    samples: TrainingSamples, order: Order, *, workers: int, pin: bool, first_micro_batch: int = 0
+) -> Iterator[Any]:
+    """Micro-batches (dict of tensors, unreadable pictures met) without end.
+
+    From `first_micro_batch` of the order's first step on.
+    """
     loader = DataLoader(
         samples,
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=itertools.islice(order, first_micro_batch, None),  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, samples.view),
         pin_memory=pin,
-        worker_init_fn=quiet_worker,
+        worker_init_fn=serving_worker,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # or it draws from the global state, in mid-step where workers are replaced
     )
-    return iter(loader)
+    if not workers:
+        return iter(loader)
+    loader.check_worker_number_rationality()
+    return WorkerProcesses(loader)
 
 
 def first_crops(pictures: Pictures, count: int, image_size: int, seed: int) -> list[UInt8[ndarray, "y x 3"]]:
     """Crops [S, S, 3] of the pictures that a run of this seed sees first, as a recipe crops that says nothing of it."""
-    augment = Augmentation.of(Data()).build(image_size)
-    samples = TrainingSamples(
-        pictures, lambda picture: {"image": augment(torch.from_numpy(picture).permute(2, 0, 1))}, seed
-    )
+    samples = TrainingSamples(pictures, CropView(Augmentation.of(Data()).crop(image_size)), seed)
     return [
         samples[at][0]["image"].permute(1, 2, 0).contiguous().numpy() for at in first_samples(pictures, count, seed)
     ]

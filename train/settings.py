@@ -158,12 +158,22 @@ def check(recipe: Recipe) -> None:
     if not 0 <= recipe.encoder.drop_path < 1:
         raise UserError(f"encoder.drop_path is {recipe.encoder.drop_path}; it must be at least 0 and less than 1")
     recipe.objective.check(recipe)
+    _check_device(recipe)
     size = recipe.encoder.image_size
     for name, cell in _cells(recipe).items():
         if cell is not None and size is not None and size % cell:
             raise UserError(
                 f"{name} {cell} does not divide encoder.image_size {size}; choose sizes of which one divides the other"
             )
+
+
+def _check_device(recipe: Recipe) -> None:
+    """Refuse to do on the device what only data workers can."""
+    theirs = recipe.objective.workers_work()
+    if recipe.data.device_augment and theirs:
+        raise UserError(f"data.device_augment must be false: {theirs} is work for the data workers")
+    if recipe.data.decode_on_device and not recipe.data.device_augment:
+        raise UserError("data.decode_on_device is true, but data.device_augment, which it needs, is false; set both")
 
 
 _POSITIVE = (

@@ -1,12 +1,10 @@
 """Latent MIM's non-contiguous grid: patches that lie apart from each other, put together as an ordinary picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import cv2
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
-from numpy import ndarray
 from torch import Tensor
 
 from kamim_analysis.keypoints._detector import MapDetector
@@ -14,7 +12,7 @@ from kamim_analysis.patches import block_mean
 from kamim_analysis.shapes import Grid
 
 from .masks import SCORES
-from .views import Augmentation
+from .views import Augmentation, CropView, keypoint_density
 
 if TYPE_CHECKING:
     from .objectives.latent_mim import LatentMIM
@@ -30,68 +28,74 @@ def draw_offsets(grid: Grid, gap: int) -> Int[Tensor, "2 gy gx"]:
     return torch.randint(0, max(gap, 1), (2, *grid))
 
 
-def patch_pixels(offsets: Int[Tensor, "2 gy gx"], patch_size: int, gap: int) -> Int[Tensor, " pixels"]:
+def patch_pixels(offsets: Int[Tensor, "*b 2 gy gx"], patch_size: int, gap: int) -> Int[Tensor, "*b pixels"]:
     """Of each pixel of the assembled picture, in row-major order, its place in the flattened spaced crop."""
-    _, rows, columns = offsets.shape
-    cell, within = patch_size + gap, torch.arange(patch_size)
-    y = (offsets[0] + cell * torch.arange(rows)[:, None])[:, None, :, None] + within[:, None, None]
-    x = (offsets[1] + cell * torch.arange(columns))[:, None, :, None] + within
-    return (y * (cell * columns) + x).flatten()
+    rows, columns = offsets.shape[-2:]
+    cell, within = patch_size + gap, torch.arange(patch_size, device=offsets.device)
+    down, across = offsets.unbind(-3)
+    y = down + cell * torch.arange(rows, device=offsets.device)[:, None]
+    x = across + cell * torch.arange(columns, device=offsets.device)
+    # rows of patches, rows within, columns of patches, columns within
+    y, x = y[..., :, None, :, None] + within[:, None, None], x[..., :, None, :, None] + within
+    return (y * (cell * columns) + x).flatten(-4)
 
 
 def assemble(
-    crop: Shaped[Tensor, "*c y x"], pixels: Int[Tensor, " pixels"], grid: Grid, patch_size: int
+    crop: Shaped[Tensor, "*c y x"], pixels: Int[Tensor, "*p pixels"], grid: Grid, patch_size: int
 ) -> Shaped[Tensor, "*c s t"]:
-    """The patches of a spaced crop side by side: grid x patch size pixels."""
-    picked: Tensor = crop.flatten(-2).index_select(-1, pixels)
+    """The patches of a spaced crop side by side: grid x patch size pixels; of a batch, each by pixels of its own."""
+    shared = [1] * (crop.ndim - 1 - pixels.ndim)  # axes over which an image's pixels are the same, such as colours
+    picked = crop.flatten(-2).take_along_dim(pixels.view(*pixels.shape[:-1], *shared, -1), -1)
     picture: Tensor = picked.unflatten(-1, (grid.height * patch_size, grid.width * patch_size))
     return picture
 
 
-class SpacedView:
+class SpacedView(CropView):
     """An augmented crop's patches as an ordinary uint8 `image` [3, S, S], and what hides some of them.
 
     The crop has gap more pixels for each patch in both directions, so that the encoder and the time of a step are those
-    without gap. Keypoints are detected on the crop, before it is cut: the cuts would be corners. Where they weight the
-    loss, `density` is theirs in each weight patch.
+    without gap; where its patches lie are the `offsets` [2, h, w]. Keypoints are detected on the crop, before it is
+    cut: the cuts would be corners. Where they weight the loss, `density` is theirs in each weight patch.
     """
 
     def __init__(self, settings: "LatentMIM", augmentation: Augmentation, grid: Grid, patch_size: int) -> None:
+        super().__init__(augmentation.crop(grid.height * (patch_size + settings.gap)))
         self.settings, self.grid, self.patch_size = settings, grid, patch_size
-        self.augment = augmentation.build(grid.height * (patch_size + settings.gap))
         self.strategy, self.amount = settings.strategy(), settings.amount_of(grid)
 
-    def __call__(self, picture: UInt8[ndarray, "y x 3"]) -> dict[str, Tensor]:
-        """Crop, flip, cut, mask."""
-        crop = self.augment(torch.from_numpy(picture).permute(2, 0, 1))
-        pixels = patch_pixels(draw_offsets(self.grid, self.settings.gap), self.patch_size, self.settings.gap)
+    def draw(self) -> dict[str, Tensor]:
+        """Where the patches lie, and which are hidden."""
+        offsets = draw_offsets(self.grid, self.settings.gap)
+        return {"offsets": offsets} | self.strategy.draw(self.grid, self.patch_size, self.amount)
+
+    def measure(self, cropped: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The crop cut into patches, and the densities that are asked for."""
+        crop, pixels = cropped["image"], patch_pixels(cropped["offsets"], self.patch_size, self.settings.gap)
         image = assemble(crop, pixels, self.grid, self.patch_size)
-        drawn = self.strategy.draw(self.grid, self.patch_size, self.amount)
-        return {"image": image} | drawn | self._densities(crop, pixels, image)
+        return {"image": image} | self._densities(crop, pixels, image)
 
     def _densities(
-        self, crop: UInt8[Tensor, "3 y x"], pixels: Int[Tensor, " pixels"], image: UInt8[Tensor, "3 s t"]
+        self, crop: UInt8[Tensor, "*b 3 y x"], pixels: Int[Tensor, "*b pixels"], image: UInt8[Tensor, "*b 3 s t"]
     ) -> dict[str, Float[Tensor, "..."]]:
         settings, ranks = self.settings, self.strategy.scores == "keypoints"
         if not (ranks or settings.keypoint_weights):
             return {}
         density = self._density_of(crop, pixels, image)
-        scores = {SCORES: density(self.patch_size).flatten()} if ranks else {}
+        scores = {SCORES: density(self.patch_size).flatten(-2)} if ranks else {}
         return scores | ({"density": density(settings.weight_patch)} if settings.keypoint_weights else {})
 
     def _density_of(
-        self, crop: UInt8[Tensor, "3 y x"], pixels: Int[Tensor, " pixels"], image: UInt8[Tensor, "3 s t"]
-    ) -> Callable[[int], Float[Tensor, "gy gx"]]:
+        self, crop: UInt8[Tensor, "*b 3 y x"], pixels: Int[Tensor, "*b pixels"], image: UInt8[Tensor, "*b 3 s t"]
+    ) -> Callable[[int], Float[Tensor, "*b gy gx"]]:
         """By a cell's side, the density in each cell of the picture."""
         detector, style = self.settings.detector, self.settings.map_style
         if not isinstance(detector, MapDetector):  # of each cell's own pixels alone
-            return lambda cell: torch.from_numpy(detector.density(_channels_last(image), style, cell))
-        found = torch.from_numpy(detector.map(_channels_last(crop), style))
-        cut = assemble(found, pixels, self.grid, self.patch_size)[None]
-        return lambda cell: block_mean(cut, cell)[0]
+            return lambda cell: keypoint_density(image, detector, style, cell)
+        found = keypoint_density(crop, detector, style, 1)  # of single pixels: the map itself
+        cut = assemble(found, pixels, self.grid, self.patch_size)
 
+        def density(cell: int) -> Float[Tensor, "*b gy gx"]:
+            means = block_mean(cut.reshape(-1, *cut.shape[-2:]), cell)
+            return means.reshape(*cut.shape[:-2], *means.shape[1:])
 
-def _channels_last(picture: UInt8[Tensor, "3 y x"]) -> UInt8[ndarray, "y x 3"]:
-    """OpenCV's order; its merge is several times as fast as torch's copy."""
-    merged: ndarray = cv2.merge([*picture.numpy()])
-    return merged
+        return density

@@ -15,6 +15,7 @@ from kamim_analysis.masked_autoencoder import (
     patch_mean_and_std,
     patchify,
     unpatchify,
+    visible_and_hidden,
     visible_only,
 )
 from kamim_analysis.shapes import Grid
@@ -103,7 +104,8 @@ def referred(reference: Any, images: Tensor, mask: Tensor) -> tuple[Any, Tensor]
 def test_latents_of_visible_patches_are_the_references(model, reference):
     images, mask = inputs()
     _, expected = referred(reference, images, mask)
-    with visible_only(model.encoder.patch_drop, ~mask.flatten(1), 1):
+    visible, _ = visible_and_hidden(mask.flatten(1), 12)
+    with visible_only(model.encoder.patch_drop, visible, 1):
         latents = model.encoder.forward_features(images)
     assert latents.shape == (3, 1 + 4, 32)
     torch.testing.assert_close(latents, expected, rtol=1e-5, atol=1e-5)
@@ -217,13 +219,20 @@ def test_images_that_hide_unlike_numbers_of_patches(tiny_vit):
         model(images, mask)
 
 
+def test_a_caller_who_knows_how_many_are_hidden_gets_the_same_prediction(tiny_vit):
+    model = autoencoder(tiny_vit)
+    images, mask = inputs(hidden=9)
+    assert torch.equal(model.predict_patches(images, mask, 9), model.predict_patches(images, mask))
+
+
 def test_the_encoder_is_left_without_hooks_and_unchanged(tiny_vit):
     model = autoencoder(tiny_vit)
     images, mask = inputs()
     before = model.encoder(images)
     model(images, mask)
     assert not any(module._forward_hooks for module in model.modules())
-    with pytest.raises(ZeroDivisionError), visible_only(model.encoder.patch_drop, ~mask.flatten(1), 1):
+    visible, _ = visible_and_hidden(mask.flatten(1), 12)
+    with pytest.raises(ZeroDivisionError), visible_only(model.encoder.patch_drop, visible, 1):
         _ = 1 / 0
     with pytest.raises(AssertionError, match="height"):
         model.predict_patches(images[..., :24, :], mask)

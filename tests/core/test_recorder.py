@@ -273,6 +273,22 @@ def test_attention_after_dropout_is_no_probability_and_refused(tiny_vit):
         encoder(images())
 
 
+@torch.no_grad()
+def test_training_looks_at_rows_once_and_analyses_each_time(tiny_vit):
+    encoder = tiny_vit(attn_drop_rate=0.5)
+    with pytest.raises(UserError, match="rows of attention miss a sum of one"), record(encoder, check_rows="once"):
+        encoder.train()(images())  # the first pass is looked at, and being refused is not having been seen
+    with pytest.raises(UserError, match="rows of attention miss a sum of one"), record(encoder, check_rows="once"):
+        encoder.train()(images())
+    with record(encoder, check_rows="once"):
+        encoder.eval()(images())
+    with record(encoder, check_rows="once") as recording:
+        encoder.train()(images())
+    assert (recording.attention[1].sum(-1) - 1).abs().max() > 0.1
+    with pytest.raises(UserError, match="rows of attention miss a sum of one"), record(encoder):
+        encoder.train()(images())
+
+
 def test_a_model_of_no_known_family_is_refused():
     with pytest.raises(UserError, match=r"Linear is of no known family \(swin, vit\)"), record(nn.Linear(2, 2)):
         pass

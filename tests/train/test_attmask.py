@@ -13,6 +13,7 @@ from kamim_analysis import plugins
 from kamim_analysis.data import open_pictures
 from kamim_analysis.train.distillation import Distillation
 from kamim_analysis.train.ibot_loss import cls_loss, patch_loss, teacher_distribution, teacher_temperature
+from kamim_analysis.train.masks import hidden_places, masks_of
 from kamim_analysis.train.objectives.attmask import AttMask
 from kamim_analysis.train.progress import Progress
 from kamim_analysis.train.samples import Order, TrainingSamples, load_samples
@@ -94,7 +95,9 @@ def test_the_patch_loss_is_the_mean_over_hidden_patches_then_over_images(weighte
         hidden = [n for n in range(6) if mask[b, n]]
         terms = [weight[b, n] * cross_entropy(teacher[b, n], student[b, n], 0.1) for n in hidden]
         images.append(sum(terms, torch.zeros(())) / max(len(hidden), 1))
-    found = patch_loss(student[mask].float(), teacher[mask].float(), mask, 0.1, weight.float() if weighted else None)
+    places = mask.flatten().nonzero()[:, 0]
+    weights = weight.float() if weighted else None
+    found = patch_loss(student[mask].float(), teacher[mask].float(), mask, places, 0.1, weights)
     torch.testing.assert_close(found.double(), torch.stack(images).mean(), rtol=1e-5, atol=0)
 
 
@@ -184,6 +187,20 @@ def test_loss_and_gradient_are_those_of_the_slow_way(
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     for gradient, slow in zip(found, torch.autograd.grad(expected, trained), strict=True):
         torch.testing.assert_close(gradient, slow, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("masking", plugins.names("kamim_analysis.masking"))
+def test_hidden_patches_are_found_in_the_masks_order(
+    distillation: Callable[..., Distillation], batch_of: Callable[..., dict[str, Tensor]], masking: str
+) -> None:
+    # units of one patch, of which 0.3 is the ratio; random_blocks has neither chance nor variation
+    of_blocks = {"mask_unit": 8, "mask_probability": 1.0, "mask_ratio_variation": 0.0}
+    objective = distillation(masking=masking, **(of_blocks if masking == "random_blocks" else {}))
+    batch = batch_of(objective)
+    crops = {name: values.flatten(0, 1) for name, values in batch.items() if values.ndim > 1}
+    hidden = masks_of(objective.strategy, crops, torch.rand(8, 16)).flatten(1)
+    assert torch.equal(hidden_places(hidden, batch["hidden_slots"]), hidden.flatten().nonzero()[:, 0])
+    assert hidden.any()
 
 
 def test_keypoint_weights_of_one_leave_the_loss_as_it_is_bit_for_bit(

@@ -105,7 +105,7 @@ def test_erased_pixels_are_black_and_as_many_as_said(classify: Make) -> None:
     options = "--objective.erasing 1 --objective.erasing_scale [0.2,0.2] --objective.erasing_ratio [1,1]".split()
     recipe = classify(*options)
     view = view_of(recipe, begin(recipe).encoder)
-    erase = view.transform.transforms[-1]
+    erase = view.crop.augment.transforms[-1]
     image = torch.full((3, 32, 32), 255, dtype=torch.uint8)
     share = (erase(image) == 0).all(0).float().mean()
     assert float(share) == pytest.approx(14**2 / 32**2)  # 0.2 x 1024 pixels make a square of 14.3

@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kamim_analysis.errors import UserError
-from kamim_analysis.masked_autoencoder import mae_sincos_positions
+from kamim_analysis.masked_autoencoder import mae_sincos_positions, visible_and_hidden
 from kamim_analysis.opening import load_encoder
 from kamim_analysis.shapes import Grid
 from kamim_analysis.train.latent_loss import patch_discrimination
-from kamim_analysis.train.latent_model import visible_and_hidden
 from kamim_analysis.train.loop import train
 from kamim_analysis.train.masks import masks_of
 from kamim_analysis.train.objectives.latent_mim import LatentMIM

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kamim_analysis.masked_autoencoder import mae_sincos_positions
+from kamim_analysis.masked_autoencoder import mae_sincos_positions, visible_and_hidden
 from kamim_analysis.shapes import Grid
 from kamim_analysis.train.latent_loss import LatentLoss, direct, latent_errors, patch_discrimination
-from kamim_analysis.train.latent_model import LatentDecoder, projector, visible_and_hidden
+from kamim_analysis.train.latent_model import LatentDecoder, projector
 from kamim_analysis.train.objectives.latent_mim import LatentMIM
 
 

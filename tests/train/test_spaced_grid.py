@@ -130,4 +130,4 @@ def test_the_objective_hands_its_gap_to_the_view() -> None:
     encoder = create("vit_tiny", 32, sizes={"patch_size": 8, "width": 16, "depth": 1, "heads": 2})
     made: Any = LatentMIM(visible=4, gap=3).view(WHOLE, encoder)
     assert made.grid == Grid(4, 4)
-    assert made.augment.transforms[0].size == (44, 44)
+    assert made.crop.augment.transforms[0].size == (44, 44)

@@ -91,6 +91,10 @@ class Classification(Objective):
 
         return from_model(recipe, self.spec(), self.held_out)
 
+    def workers_work(self) -> str:
+        """All but crops and flips."""
+        return "" if self.augmentation == "crop" else f"objective.augmentation {self.augmentation} (crop is not)"
+
     def view(self, augmentation: "Augmentation", encoder: Any) -> "View":
         """The augmented picture."""
         from kamim_analysis.train.views import LabelledView

@@ -62,6 +62,17 @@ class Masked(Objective):
                 f"objective.mask_ratio {self.mask_ratio} varies from {low:g} to {high:g}, not within 0 to 1"
             )
 
+    def workers_work(self) -> str:
+        """Keypoints of a detector that is OpenCV's alone."""
+        used = self.masking.startswith("keypoint_") or self.weighs_by_keypoints
+        name = type(self.detector).__name__
+        return f"objective.detector {name} (FAST runs on the device)" if used and not self.detector.batched else ""
+
+    @property
+    def weighs_by_keypoints(self) -> bool:
+        """Whether keypoints weight the loss."""
+        return False
+
     def strategy(self) -> "Masking":
         """The strategy of this name."""
         chosen: Any = plugins.load(_MASKING, self.masking, "masking strategy")
@@ -108,6 +119,11 @@ class Weighted(Masked):
                 f"objective.found_temperature is {self.found_temperature}, but objective.temperature is "
                 f"{self.temperature}; found_temperature belongs to temperature auto, so set it to null"
             )
+
+    @property
+    def weighs_by_keypoints(self) -> bool:
+        """Whether keypoints weight the loss: KAMIM's whole idea, and a setting of other objectives."""
+        return bool(getattr(self, "keypoint_weights", True))
 
     @property
     def weight_temperature(self) -> float:

@@ -30,6 +30,10 @@ class Objective(ABC):
         if encoder.name not in SHORT_NAMES:
             check_architecture(encoder.name)
 
+    def workers_work(self) -> str:
+        """What its view leaves to data workers, in words, so that it knows no `data.device_augment`; empty: nothing."""
+        return ""
+
     def start(self, recipe: "Recipe") -> "Start":
         """Pictures and encoder; draws random weights from torch's global random state."""
         from kamim_analysis.train.start import from_random_weights

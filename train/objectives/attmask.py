@@ -104,6 +104,10 @@ class AttMask(Weighted):
                 "needs a ViT with absolute positions and cls, as vit_small"
             ) from error
 
+    def workers_work(self) -> str:
+        """The changes of colour, drawn and made picture by picture."""
+        return "AttMask's colour jitter, blur and solarisation"
+
     def view(self, augmentation: "Augmentation", encoder: Any) -> "View":
         """Global and local crops, and what the global ones' masks need."""
         from kamim_analysis.train.multi_crop import MultiCropView

@@ -9,14 +9,14 @@ from kamim_analysis.train.objectives.simmim import SimMIM
 if TYPE_CHECKING:
     from kamim_analysis.train.masked_objective import MaskedObjective
     from kamim_analysis.train.start import Start
-    from kamim_analysis.train.views import Augmentation, View
+    from kamim_analysis.train.views import Augmentation, CropView
 
 
 @dataclass(frozen=True, kw_only=True)
 class KAMIM(Weighted, SimMIM):
     """Each hidden pixel's error is multiplied by the weight of its weight patch; defaults as in the paper."""
 
-    def view(self, augmentation: "Augmentation", encoder: Any) -> "View":
+    def view(self, augmentation: "Augmentation", encoder: Any) -> "CropView":
         """SimMIM's view with the keypoint density of the crop."""
         from kamim_analysis.train.views import KeypointView
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kamim_analysis.train.masked_objective import MaskedObjective
     from kamim_analysis.train.recipe import Recipe
     from kamim_analysis.train.start import Start
-    from kamim_analysis.train.views import Augmentation, View
+    from kamim_analysis.train.views import Augmentation, CropView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class SimMIM(Masked):
         if self.attention_from != "ema":
             parse(self.attention_from)
 
-    def view(self, augmentation: "Augmentation", encoder: Any) -> "View":
+    def view(self, augmentation: "Augmentation", encoder: Any) -> "CropView":
         """The augmented crop and its mask."""
         from kamim_analysis.encoders import anatomy
         from kamim_analysis.train.masks import draws_for
