@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .shards import local
+from .dtensors import local
 
 M = TypeVar("M", bound=nn.Module)
 

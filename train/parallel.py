@@ -23,7 +23,7 @@ from kamim_analysis import processes
 from kamim_analysis.encoders import anatomy, is_encoder
 from kamim_analysis.runtime import resolve_precision
 
-from . import shards
+from . import dtensors
 from .objective_module import ObjectiveModule
 from .recipe import Efficiency
 
@@ -95,11 +95,11 @@ class Parallel:
 
     def whole(self, tensor: Tensor) -> Tensor:
         """A tensor that may lie in parts on all processes, as one, on the device."""
-        return shards.whole(tensor)
+        return dtensors.whole(tensor)
 
     def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
         """A tensor that every process has whole, as `like` lies: on its device, and in parts if that does."""
-        return shards.placed(tensor, like)
+        return dtensors.placed(tensor, like)
 
     def whole_model(self, objective: ObjectiveModule) -> nn.Module:
         """The objective's model with all its weights, for the first process to look at, judge or export alone.
@@ -110,7 +110,7 @@ class Parallel:
             return objective.model
         kept = self._copy.state_dict() if self._copy is not None else {}
         for name, tensor in objective.model.state_dict().items():
-            weight = shards.whole(tensor)
+            weight = dtensors.whole(tensor)
             if name in kept:
                 kept[name].copy_(weight)
         return objective.model if self._copy is None else deepcopy(self._copy).to(self.device)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .dtensors import local, norms
 from .progress import Progress, cosine
 from .recipe import Optim
-from .shards import local, norms
 
 
 def build_optimizer(

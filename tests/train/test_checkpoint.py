@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from kamim_analysis.errors import UserError
-from kamim_analysis.train import checkpoint_files, shards
+from kamim_analysis.train import checkpoint_files, dtensors
 from kamim_analysis.train.checkpoint import Checkpoints
 from kamim_analysis.train.loop import begin, train
 from kamim_analysis.train.parallel import Parallel
@@ -69,9 +69,9 @@ class Parts(NamedTuple):
 
     def holds(self, value: float) -> bool:
         """Whether every weight and moment is that number."""
-        moments = [shards.whole(moment) for state in self.optimizer.state.values() for moment in state.values()]
+        moments = [dtensors.whole(moment) for state in self.optimizer.state.values() for moment in state.values()]
         assert len(moments) == 3 * len(self.trained)
-        weights = map(shards.whole, self.objective.model.state_dict().values())
+        weights = map(dtensors.whole, self.objective.model.state_dict().values())
         return all(bool((tensor == value).all()) for tensor in [*weights, *moments])
 
 

@@ -41,7 +41,7 @@ import torch
 from torch import nn
 from kamim_analysis import processes
 from kamim_analysis.commands.train import train_and_monitor
-from kamim_analysis.train import shards
+from kamim_analysis.train import dtensors
 from kamim_analysis.train.ema import follow
 from kamim_analysis.train.schedule import clip
 from kamim_analysis.train.settings import load_recipe
@@ -60,21 +60,21 @@ with processes.joined():
         alone, parted = made(), sharded()
         for whole, part in zip(alone.parameters(), parted.parameters()):
             whole.grad = torch.randn_like(whole)
-            part.grad = shards.placed(whole.grad, part)
-            assert torch.equal(shards.whole(part.grad), whole.grad)
-            assert shards.local([part])[0].numel() < whole.numel() or whole.numel() == 1 or len(whole) == 1
+            part.grad = dtensors.placed(whole.grad, part)
+            assert torch.equal(dtensors.whole(part.grad), whole.grad)
+            assert dtensors.local([part])[0].numel() < whole.numel() or whole.numel() == 1 or len(whole) == 1
         totals = [clip(model.parameters(), 1.5, each=each) for model in (alone, parted)]
         torch.testing.assert_close(*totals)
         for whole, part in zip(alone.parameters(), parted.parameters()):
-            torch.testing.assert_close(shards.whole(part.grad), whole.grad)
+            torch.testing.assert_close(dtensors.whole(part.grad), whole.grad)
     teachers, students = (made(), sharded()), (made(), sharded())
     for part, whole in zip(students[1].parameters(), students[0].parameters()):
         whole.data += 1
-        shards.local([part.detach()])[0].add_(1)
+        dtensors.local([part.detach()])[0].add_(1)
     for teacher, student in zip(teachers, students):
         follow(teacher, student, 0.9)
     for whole, part in zip(*(teacher.parameters() for teacher in teachers)):
-        torch.testing.assert_close(shards.whole(part), whole)
+        torch.testing.assert_close(dtensors.whole(part), whole)
 for config, out in zip(map(Path, sys.argv[1::2]), map(Path, sys.argv[2::2])):
     train_and_monitor(load_recipe(config), out)
 print("came to the end")
