@@ -37,7 +37,7 @@ lint: $(INSTALLED)
 	cd build/wheel && unzip -q *.whl && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kamim_analysis
 
 bench: $(INSTALLED)
-	cd tests/benchmarks && for script in loading analyses memory opening features knn fast_probe objectives; do ../../$(BIN)/python $$script.py || exit 1; done
+	cd tests/benchmarks && for script in loading analyses memory opening features knn fast_probe objectives checkpoints; do ../../$(BIN)/python $$script.py || exit 1; done
 
 bench-gpu:
 	$(GPU_PYTHON) tests/benchmarks/gpu.py

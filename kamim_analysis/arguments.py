@@ -123,7 +123,7 @@ def add_pictures(parser: Parser, *, images: int | None) -> None:
     """Which pictures a frozen model is shown, and how they come in."""
     parser.add_argument(
         "--data", required=True,
-        help="photographs, a directory of images, or a data set's name: "
+        help="photographs, a directory of images, packed shards by directory or URL, or a data set's name: "
         f"{', '.join(f'torch/{name}' for name in plugin_names('kamim_analysis.data_sets'))}, or another of timm's",
     )  # fmt: skip
     parser.add_argument("--data_root", metavar="DIR", help="where a data set given by name lies; never downloaded")

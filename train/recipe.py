@@ -11,7 +11,8 @@ class Data:
     """Pictures and their augmentation. KAMIM: crops of 67-100% of the area, both flips."""
 
     source: str = "photographs"
-    """`photographs`, a directory of images (with train/ and val/ or without), or a timm data set's name."""
+    """`photographs`, a directory of images (with train/ and val/ or without), packed shards by directory or URL, or a
+    timm data set's name."""
     root: str | None = None
     """Where a timm data set lies."""
     per_class: int | None = None

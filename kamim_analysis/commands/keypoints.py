@@ -50,7 +50,7 @@ def _parser() -> Parser:
     every = plugin_names("kamim_analysis.keypoints")
     parser = Parser("keypoints", f"{HELP}.")
     parser.add_argument("images_shown", nargs="*", type=Path, metavar="IMAGE", help="picture files, or directories")
-    parser.add_argument("--cost", metavar="DATA", help="photographs, a directory of images, or a data set's name")
+    parser.add_argument("--cost", metavar="DATA", help="photographs, a directory, packed shards, or a data set's name")
     parser.add_argument("--data_root", metavar="DIR", help="--cost: where a data set given by name lies")
     parser.add_argument(
         "--images", type=whole_number(2), default=200, metavar="N",

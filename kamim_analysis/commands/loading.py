@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser("loading", f"{HELP}.")
-    parser.add_argument("data", metavar="DATA", help="photographs, a directory of images, or a data set's name")
+    parser.add_argument("data", metavar="DATA", help="photographs, a directory, packed shards, or a data set's name")
     parser.add_argument("--data_root", metavar="DIR", help="where a data set given by name lies")
     parser.add_argument(
         "--recipe", metavar="NAME", help=f"the recipe whose pictures and masks are made (default: {_RECIPE})"
