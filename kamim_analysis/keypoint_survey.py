@@ -2,11 +2,9 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -18,6 +16,7 @@ from .errors import UserError
 from .keypoint_maps import find_detector
 from .keypoints._detector import Detector, KeypointDetector
 from .keypoints._drawing import Style
+from .runtime import one_thread
 
 #: the share of weights below the percentile that stands for the large ones
 QUANTILE = 0.95
@@ -93,23 +92,10 @@ def _timed_density(
 ) -> tuple[Float[Tensor, "b gy gx"], float]:
     """Densities, and the median processor time of one in milliseconds."""
     densities, seconds = [], []
-    with _one_thread():
+    with one_thread():
         choice.detector.density(crops[0], choice.style, weight_patch)  # OpenCV's object is made at the first call
         for crop in crops:
             since = time.process_time()
             densities.append(choice.detector.density(crop, choice.style, weight_patch))
             seconds.append(time.process_time() - since)
     return torch.from_numpy(np.stack(densities)), 1000 * float(np.median(seconds))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in a data worker."""
-    before = cv2.getNumThreads(), torch.get_num_threads()
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before[0])
-        torch.set_num_threads(before[1])

@@ -1,6 +1,8 @@
 """Where and how numbers are computed: device, precision, worker threads."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -50,3 +52,18 @@ def serving_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     # not ignored: a parent that ends without its worker's help terminates it, and waits for that
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.alarm(_LAST_SERVICE))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute as in a data worker, with one thread of OpenCV and of torch."""
+    import cv2
+
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])

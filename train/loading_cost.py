@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 
 from kamim_analysis.bootstrap import mean_interval
 from kamim_analysis.data import Pictures, Unreadable
 from kamim_analysis.decode import read_rgb
+from kamim_analysis.runtime import one_thread
+from kamim_analysis.shards import decode_packed
 
 from . import samples as training_samples
 from .masks import MaskDraws
@@ -93,7 +93,7 @@ def stage_costs(recipe: Recipe, start: Start, images: int) -> list[Cost]:
     unreadable = Unreadable(min(images, len(pictures)), recipe.data.max_unreadable)
     batches = iter(_order(pictures, recipe.seed))
     rows: list[dict[str, float]] = []
-    with _as_in_a_worker(), _clocks_inside(recipe, watch):
+    with one_thread(), _clocks_inside(recipe, watch):
         for _ in range(1 + -(-images // BATCH)):
             watch.spent, since = {}, time.perf_counter()
             indices = next(batches)
@@ -140,10 +140,15 @@ def _clocked(pictures: Pictures, watch: _Stopwatch) -> Pictures:
     if pictures.opener is None or pictures.labels is None:
         return replace(pictures, reader=watch.around("read, decode", pictures.reader))
     opened, labels = watch.around("read", pictures.opener), pictures.labels
-    decode = watch.around("decode", read_rgb)
+    packed = pictures.shards is not None  # which have a decoder of their own
+
+    def decode(encoded: bytes, index: int) -> Any:
+        return decode_packed(encoded) if packed else read_rgb(io.BytesIO(encoded), pictures.identity(index))
+
+    timed = watch.around("decode", decode)
 
     def read(index: int) -> tuple[Any, int]:
-        return decode(io.BytesIO(opened(index)), pictures.identity(index)), int(labels[index])
+        return timed(opened(index), index), int(labels[index])
 
     return replace(pictures, reader=read, opener=opened)
 
@@ -178,19 +183,6 @@ def _clocks_inside(recipe: Recipe, watch: _Stopwatch) -> Iterator[None]:
                 delattr(owner, name)
             else:
                 setattr(owner, name, own)
-
-
-@contextmanager
-def _as_in_a_worker() -> Iterator[None]:
-    """One thread."""
-    before = cv2.getNumThreads(), torch.get_num_threads()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before[0])
-        torch.set_num_threads(before[1])
 
 
 def _costs(rows: list[dict[str, float]], batch_size: int) -> list[Cost]:
