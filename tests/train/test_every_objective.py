@@ -50,10 +50,12 @@ GENTLE = (
     "--max_steps 3 --monitor.every_epochs 0 --encoder.name vit_tiny --optim.learning_rate 1 "
     "--optim.warmup_learning_rate 1 --optim.min_learning_rate 1 --optim.weight_decay 0 --optim.weight_decay_end null"
 ).split()
-#: trains each recipe file in the directory named after it, in every process of one launch
+#: trains each recipe file in the directory named after it, in every process of one launch; several also in two parts
 LAUNCHED = """
 import sys
+from dataclasses import replace
 from pathlib import Path
+from kamim_analysis import processes
 from kamim_analysis.train import loop
 from kamim_analysis.train.settings import load_recipe
 
@@ -65,7 +67,10 @@ def gently(*arguments):
 
 build_optimizer, loop.build_optimizer = loop.build_optimizer, gently
 for config in map(Path, sys.argv[1:]):
-    loop.train(load_recipe(config), config.with_suffix(""))
+    recipe = load_recipe(config)
+    loop.train(recipe, config.with_suffix(""))
+    for steps in (1, recipe.max_steps) if processes.count() > 1 else ():
+        loop.train(replace(recipe, max_steps=steps), config.with_name(config.stem + "-parts"))
 """
 
 
@@ -122,7 +127,8 @@ def runs(request: pytest.FixtureRequest, recipe_of: Callable[..., Recipe], tmp_p
 
 @pytest.fixture(scope="module")
 def launched(recipe_of: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of every objective by one process and by two in both ways, in two launches: directories OBJECTIVE-HOW."""
+    """Runs of every objective by one process and by two in both ways, in two launches: directories OBJECTIVE-HOW, and
+    OBJECTIVE-HOW-parts of those by two that were stopped after a step."""
     folder = tmp_path_factory.mktemp("launched")
     configs: dict[str, list[str]] = {}
     for name, how in product(NAMES, HOWS):
@@ -212,6 +218,15 @@ def test_two_processes_leave_the_weights_of_one(
     for key, weight in one.items():
         assert apart[key] <= 1e-4 * gone[key] + 2e-7 * float(weight.norm()), key  # and float32's own rounding
     assert sum(way > 0 for way in gone.values()) > 0.6 * len(gone)
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_resume_in_mid_epoch_bit_for_bit(name: str, how: str, launched: Path) -> None:
+    whole, parts = launched / f"{name}-{how}", launched / f"{name}-{how}-parts"
+    assert losses(parts) == losses(whole)
+    for key, weight in weights(whole).items():
+        assert torch.equal(weight, weights(parts)[key]), key
 
 
 @torch.no_grad()
