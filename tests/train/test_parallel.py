@@ -75,9 +75,10 @@ with processes.joined():
         follow(teacher, student, 0.9)
     for whole, part in zip(*(teacher.parameters() for teacher in teachers)):
         torch.testing.assert_close(dtensors.whole(part), whole)
-for config, out in zip(map(Path, sys.argv[1::2]), map(Path, sys.argv[2::2])):
-    train_and_monitor(load_recipe(config), out)
-print("came to the end")
+    # within: processes that have left each other may not find together again
+    for config, out in zip(map(Path, sys.argv[1::2]), map(Path, sys.argv[2::2])):
+        train_and_monitor(load_recipe(config), out)
+    print("came to the end")
 """
 Make = Callable[..., Recipe]
 
