@@ -527,6 +527,7 @@ def load_as_two(config: str, out: str, before: str) -> None:
     other = parts_of(recipe, run)
     told.append(str(other.checkpoints.load()))
     assert other.holds(1)
+    other.checkpoints.parallel.wait()  # the other may still be reading
     if first:
         (run / "checkpoints").rename(run / "away")
         (run / "checkpoints").touch()
