@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +12,8 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
 from . import photographs, plugins
-from .decode import UnreadableImage, read_rgb
-from .errors import UserError
+from .decode import UnreadableImage, check_regular, read_rgb
+from .errors import UserError, printable, some
 
 if TYPE_CHECKING:
     from .shards import ShardIndex
@@ -23,6 +23,8 @@ IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "test")}
 _TIMM_PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
 _NAMED = "kamim_analysis.data_sets"
+# unreadable pictures that are named one by one: a directory that goes away has millions
+_NAMED_SINGLY = 100
 # crops in the photographs' splits, a multiple of the twelve pictures
 _PHOTOGRAPH_CROPS: dict[Split, int] = {"train": 6144, "val": 2304}
 
@@ -39,7 +41,7 @@ class Pictures:
 
     name: str
     classes: tuple[str, ...]
-    """Names of the classes; empty where the source does not name them."""
+    """Names of the classes, printable; empty where the source does not name them."""
     labels: ndarray | None
     """Class of each picture, or None where it is known only after reading."""
     length: int
@@ -65,8 +67,8 @@ class Pictures:
         return None if self.opener is None else self.opener(index)
 
     def identity(self, index: int) -> str:
-        """What to call picture `index`: its path, relative to the data, where it has one."""
-        return self.namer(index)
+        """What to call picture `index`: its path, relative to the data, where it has one; printable."""
+        return printable(self.namer(index))
 
     def stamp(self, index: int) -> str:
         """What tells, without decoding, that picture `index` is still the same one: its identity and a mark.
@@ -83,6 +85,11 @@ def open_pictures(source: str, split: Split, *, root: str | None = None, seed: i
     A directory without train/ and val/ has one split, which serves as both. `root` is where a data set by name lies;
     nothing is ever downloaded. Raises UserError for a source that is missing, empty or cannot be read by index.
     """
+    pictures = _open(source, split, root, seed)
+    return replace(pictures, classes=tuple(map(printable, pictures.classes)))
+
+
+def _open(source: str, split: Split, root: str | None, seed: int) -> Pictures:
     if source == "photographs":
         return _open_photographs(split, seed)
     kind, _, name = source.partition("/")
@@ -190,6 +197,7 @@ class Files:
     def encoded(self, index: int) -> bytes:
         """The file as it is. Raises UnreadableImage."""
         try:
+            check_regular(self.root / self.names[index])
             return (self.root / self.names[index]).read_bytes()
         except OSError as error:
             raise UnreadableImage(self.names[index], error.strerror or str(error)) from error
@@ -266,24 +274,39 @@ def _classes(root: Path) -> tuple[str, ...]:
 
 
 class Unreadable:
-    """Names and counts the pictures that could not be read, and says at the end whether they were too many."""
+    """Names and counts the pictures that could not be read, and says at the end whether they were too many.
+
+    So it does with those that could be read and have changed meanwhile (`ChosenPictures.changed`).
+    """
 
     def __init__(self, total: int, allowed_share: float = 0.01) -> None:
         self.total, self.allowed_share = total, allowed_share
         self.names: set[str] = set()
+        self.changed: set[str] = set()
 
     def add(self, errors: Sequence[UnreadableImage]) -> None:
-        """Warn of each picture once."""
+        """Warn of each picture once, and of no more than a hundred."""
         for error in errors:
-            if error.name not in self.names:
-                self.names.add(error.name)
+            name = printable(error.name)
+            if name in self.names:
+                continue
+            self.names.add(name)
+            if len(self.names) <= _NAMED_SINGLY:
                 log.warning("skipped unreadable image %s", error)
+            elif len(self.names) == _NAMED_SINGLY + 1:
+                log.warning("more than %d images are unreadable; the others are counted", _NAMED_SINGLY)
 
     def check(self) -> None:
-        """Raise UserError when more than the allowed share failed."""
+        """Raise UserError when more than the allowed share failed, or when any picture has changed."""
         share = len(self.names) / max(self.total, 1)
         if share > self.allowed_share:
             raise UserError(
                 f"{len(self.names)} of {self.total} images ({share:.1%}) could not be read, more than the allowed "
                 f"{self.allowed_share:.1%}; mend them or raise --max_unreadable"
+            )
+        if self.changed:
+            raise UserError(
+                f"{len(self.changed)} of {self.total} images changed while they were read "
+                f"({some(sorted(self.changed), 3)}): what was computed may be of the old ones or of the new; run the "
+                "same command again (with --overwrite)"
             )

@@ -9,12 +9,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from kamim_analysis.data import Pictures
-from kamim_analysis.decode import UnreadableImage, read_rgb
+from kamim_analysis.decode import UnreadableImage, opened, read_rgb
 
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 _MID_GRAY = 128
@@ -32,10 +31,10 @@ class JPEG(NamedTuple):
 def as_jpeg(data: bytes, name: str) -> JPEG | None:
     """The file of a picture that the device can decode; None for any other, for what is rotated, and for no picture.
 
-    Only the header is read.
+    Only the header is read; pictures of more than MOST_PIXELS are none.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(io.BytesIO(data)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L")
             if not plain or image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
                 return None

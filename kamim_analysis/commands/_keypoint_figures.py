@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, printable
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -27,7 +27,7 @@ def write_figures(chosen: argparse.Namespace, asked: Sequence["Choice"]) -> None
 
     check(chosen.out, overwrite=chosen.overwrite, earlier=lambda folder: (folder / _TABLE).is_file())
     found = list(_pictures(chosen.images_shown))
-    with written_whole(chosen.out) as aside:
+    with written_whole(chosen.out, overwrite=chosen.overwrite) as aside:
         tables = []
         for (name, read), stem in zip(found, _stems(name for name, _ in found), strict=True):
             try:
@@ -50,7 +50,7 @@ def _pictures(given: Iterable[Path]) -> Iterator[tuple[str, Callable[[], "UInt8[
             for i in range(len(pictures)):
                 yield pictures.identity(i), partial(_read, pictures, i)
         elif path.is_file():
-            yield path.name, partial(read_rgb, path)
+            yield printable(path.name), partial(read_rgb, path)
         else:
             raise UserError(f"no picture at {str(path)!r}; give picture files, or directories of them")
 
