@@ -8,11 +8,14 @@ import torch
 from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from .data import Pictures, Unreadable
 from .decode import UnreadableImage
-from .runtime import quiet_worker
+from .worker_processes import load_batches
+
+# times; panoramas and scrolls stay whole
+_MOST_ELONGATED = 100
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,17 @@ class ImageBatch:
     images: Float[Tensor, "b 3 y x"]
     labels: Int64[Tensor, " b"]
     indices: Int64[Tensor, " b"]
+
+
+def middle(picture: Image.Image) -> Image.Image:
+    """The picture, or its middle where it is more than a hundred times as long as wide.
+
+    Transforms that bring the shorter side to the model's size before they cut out the middle would make two hundred
+    million pixels of 1 x 4000; what they cut out is here still.
+    """
+    most = _MOST_ELONGATED * min(picture.size)
+    left, top = (max(side - most, 0) // 2 for side in picture.size)
+    return picture.crop((left, top, picture.width - left, picture.height - top)) if left or top else picture
 
 
 class _Evaluated(Dataset[Any]):
@@ -37,7 +51,7 @@ class _Evaluated(Dataset[Any]):
             rgb, label = self.pictures.read(index)
         except UnreadableImage as error:
             return error
-        return self.transform(Image.fromarray(rgb)), label, index
+        return self.transform(middle(Image.fromarray(rgb))), label, index
 
 
 def _collate(items: list[Any]) -> tuple[ImageBatch | None, list[UnreadableImage]]:
@@ -59,14 +73,9 @@ def image_batches(
     workers: int = 0,
 ) -> Iterator[ImageBatch]:
     """Batches of the pictures at `indices`, in that order, through `transform` (a Pillow image -> float [3, H, W])."""
-    loader = DataLoader(
-        _Evaluated(pictures, indices, transform),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=quiet_worker,
-    )
-    for batch, failed in loader:
+    positions = range(len(indices))
+    batches = [positions[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    for batch, failed in load_batches(_Evaluated(pictures, indices, transform), batches, _collate, workers=workers):
         unreadable.add(failed)
         if batch is not None:
             yield batch

@@ -60,10 +60,10 @@ def joined() -> Iterator[None]:
 
 
 @contextmanager
-def written_by_first(out: Path) -> Iterator[Path | None]:
+def written_by_first(out: Path, *, overwrite: bool) -> Iterator[Path | None]:
     """`output.written_whole` in the first process; None in the others, which write nothing."""
     if is_first():
-        with written_whole(out) as aside:
+        with written_whole(out, overwrite=overwrite) as aside:
             yield aside
     else:
         yield None

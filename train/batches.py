@@ -1,6 +1,5 @@
 """Micro-batches on the device, for as long as they are asked for."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,16 +10,12 @@ from torch import Tensor
 
 from kamim_analysis.data import Unreadable
 from kamim_analysis.decode import UnreadableImage
-from kamim_analysis.errors import UserError
+from kamim_analysis.worker_processes import WorkerProcesses, tell_of_loss
 
 from .crop import UNREADABLE
 from .samples import Order, TrainingSamples, load_samples
-from .worker_processes import WorkerProcesses
 
-log = logging.getLogger(__name__)
 Loaded = tuple[dict[str, Any], list[UnreadableImage]]
-#: workers lost in turn, without a batch between, after which it is no accident
-_LOSSES = 3
 
 
 class Batches:
@@ -107,7 +102,5 @@ class Batches:
     def _replace(self, deaths: list[str]) -> None:
         self.losses += 1
         self.close()
-        if self.losses == _LOSSES:
-            raise UserError(f"data workers died {_LOSSES} times without a batch between; {deaths[0]}")
-        log.warning("%s; it is replaced, and the same pictures follow", deaths[0])
+        tell_of_loss(deaths, self.losses, "--efficiency.workers")
         self.loaded = self._start()

@@ -20,6 +20,7 @@ from kamim_analysis.data import Pictures, Unreadable
 from kamim_analysis.decode import read_rgb
 from kamim_analysis.runtime import one_thread
 from kamim_analysis.shards import decode_packed
+from kamim_analysis.worker_processes import WorkerProcesses
 
 from . import samples as training_samples
 from .masks import MaskDraws
@@ -27,7 +28,6 @@ from .recipe import Recipe
 from .samples import Order, TrainingSamples, load_samples
 from .start import Start
 from .views import Augmentation, View
-from .worker_processes import WorkerProcesses
 
 #: pictures that are timed together; intervals are over such batches
 BATCH = 10

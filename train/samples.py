@@ -20,13 +20,13 @@ from kamim_analysis.data import Pictures
 from kamim_analysis.decode import UnreadableImage
 from kamim_analysis.errors import UserError
 from kamim_analysis.runtime import serving_worker
+from kamim_analysis.worker_processes import WorkerProcesses
 
 from .crop import UNREADABLE
 from .device_decode import JPEG, Undecoded
 from .recipe import Data
 from .split import check_split
 from .views import Augmentation, CropView, View
-from .worker_processes import WorkerProcesses
 
 
 class TrainingSamples(Dataset[Any]):

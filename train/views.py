@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from kamim_analysis.encoders import anatomy
+from kamim_analysis.evaluation_set import middle
 from kamim_analysis.keypoints._detector import Detector
 from kamim_analysis.keypoints._drawing import Style
 from kamim_analysis.patches import divide
@@ -184,7 +185,9 @@ class LabelledView(CropView):
         crops: dict[str, Callable[[], Crop]] = {
             "paper": lambda: WorkerCrop(_paper(settings, size)),
             "crop": lambda: replace(augmentation, antialias=True).crop(size.height),
-            "none": lambda: WorkerCrop(v2.Compose([v2.ToPILImage(), evaluation_transform(encoder, normalize=False)])),
+            "none": lambda: WorkerCrop(
+                v2.Compose([v2.ToPILImage(), middle, evaluation_transform(encoder, normalize=False)])
+            ),
         }
         super().__init__(crops[settings.augmentation]())
 
