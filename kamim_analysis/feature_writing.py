@@ -9,7 +9,7 @@ import logging
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -27,8 +27,19 @@ from .encoders import anatomy
 from .errors import UserError
 from .evaluation_set import ImageBatch
 from .extraction import Extractor, Key, Loading, Wanted, batches_of, check_finite
-from .feature_store import FORMAT, INDEX, FeatureStore, encoder_difference, open_store, tensor_name
+from .feature_store import (
+    CHECK_SUMS,
+    FORMAT,
+    INDEX,
+    FeatureStore,
+    check_sum,
+    encoder_difference,
+    open_store,
+    tensor_name,
+    with_digest,
+)
 from .fingerprints import describe_encoder, indices_fingerprint, pictures_fingerprint
+from .lock import locked
 from .opening import OpenedModel
 from .output import write_file
 from .runtime import best_device
@@ -109,9 +120,10 @@ class Extraction:
             "batch_size": self.loading.batch_size,
             "shard_pictures": self.shard_size,
             "splits": {split: self._about(split) for split in self.chosen},
+            CHECK_SUMS: "of each tensor, in its shard",
         }
         plain: dict[str, Any] = json.loads(json.dumps(index, default=str))
-        return plain
+        return with_digest(plain)
 
     def _about(self, split: str) -> dict[str, Any]:
         pictures, chosen = self.pictures(split), self.chosen[split]
@@ -127,8 +139,14 @@ class Extraction:
 def write_store(extraction: Extraction, out: Path) -> FeatureStore:
     """Extract what `out` does not hold yet, each of several processes whole shards; `out` must be a store or empty.
 
-    Raises UserError for a store of something else, for too little space, and for features that are not finite.
+    Raises UserError for a store of something else, or one that another command writes, for too little space, and for
+    features that are not finite.
     """
+    with locked(out) if processes.is_first() else nullcontext():
+        return _written(extraction, out)
+
+
+def _written(extraction: Extraction, out: Path) -> FeatureStore:
     missing: set[str] = set()
     if processes.is_first():
         missing = set(_begun(extraction, out).missing())
@@ -258,7 +276,9 @@ def _write_shard(extraction: Extraction, shard: str, batches: Iterator[ImageBatc
     tensors = {name: torch.cat(values) for name, values in parts.items()}
     lost = set(extraction.pictures_of(shard)) - set(tensors["indices"].tolist())
     tensors["unreadable"] = torch.tensor(sorted(lost), dtype=torch.int64)
-    write_file(FeatureStore(out, {}).file(shard), safetensors.torch.save(tensors))
+    # one entry of metadata: several would be written in a random order
+    sums = json.dumps({name: check_sum(values) for name, values in tensors.items()})
+    write_file(FeatureStore(out, {}).file(shard), safetensors.torch.save(tensors, {CHECK_SUMS: sums}))
 
 
 def _halved(key: Key, values: Tensor) -> Tensor:

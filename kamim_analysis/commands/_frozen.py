@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..arguments import Parser, above, add_models_and_data, layers, names, reading
+from . import analyze
 
 if TYPE_CHECKING:
     from ..model_spec import ModelSpec
     from ..sampling import ChosenPictures
 
+#: what a command takes less memory with
+LESS_MEMORY = f"{analyze.LESS_MEMORY}, or features on disk (kamim features, then --features)"
 _POOLINGS = "kamim_analysis.poolings"
 
 
@@ -71,11 +74,11 @@ def models_and_data(
     return models, data
 
 
-def write_and_print(out: Path, data: "ChosenPictures", evaluate: Callable[[Path | None], str]) -> None:
-    """Let all processes evaluate, the first write to `out` and print the table; then judge unreadable pictures."""
+def write_and_print(chosen: argparse.Namespace, data: "ChosenPictures", evaluate: Callable[[Path | None], str]) -> None:
+    """Let all processes evaluate, the first write to --out and print the table; then judge unreadable pictures."""
     from .. import processes
 
-    with processes.joined(), processes.written_by_first(out) as aside:
+    with processes.joined(), processes.written_by_first(chosen.out, overwrite=chosen.overwrite) as aside:
         table = evaluate(aside)
     if processes.is_first():
         print(table)

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> None:
     exported = plugins.load(_FORMS, chosen.format, "form").export(opened)
     recipe = recipe_of(Path(spec.target)) if spec.kind == "weights" else {}
     card = model_card(opened, exported, recipe, chosen.out.name)
-    with output.written_whole(chosen.out) as aside:
+    with output.written_whole(chosen.out, overwrite=chosen.overwrite) as aside:
         write(exported, card, aside)
     for note in exported.notes:
         print(f"note: {note}")
