@@ -1,7 +1,10 @@
 """What the tests share: tiny random encoders, seeded pictures, and the photographs that scikit-image brings along."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # tiny tensors gain nothing from threads, and beside other processes they lose a hundredfold waiting for each other
@@ -11,8 +14,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 torch.set_num_threads(1)
+
+TINY_RUN = (
+    "--encoder.image_size 32 --encoder.width 16 --encoder.depth 2 --encoder.heads 2 --optim.batch_size 8 "
+    "--optim.epochs 2 --optim.warmup_epochs 0.5 --efficiency.workers 0 --monitor.every_epochs 1 --monitor.images 12"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +64,54 @@ def pictures() -> list[NDArray[np.uint8]]:
 
     chosen = {path.stem: path for path in paths()}
     return [read_rgb(chosen[name]) for name in ("astronaut", "coffee", "china", "coins")]
+
+
+@pytest.fixture(scope="session")
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four pictures of three classes that differ in colour; tests read them only."""
+    root = tmp_path_factory.mktemp("data") / "pictures"
+    draw = np.random.default_rng(0)
+    for label, tint in (("red", (200, 60, 60)), ("green", (60, 200, 60)), ("blue", (60, 60, 200))):
+        (root / label).mkdir(parents=True)
+        for i in range(8):
+            pixels = draw.normal(tint, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).resize((48, 40)).save(root / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, class_folders: Path) -> Path:
+    """A KAMIM run of six steps on `class_folders`; tests read it only."""
+    from kamim_analysis.cli import main
+
+    out = tmp_path_factory.mktemp("runs") / "kamim"
+    main(["train", "--recipe", "kamim_photographs", "--out", str(out), "--data.source", str(class_folders), *TINY_RUN])
+    return out
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command in this process that must be refused: the one line it prints, exit code 2 checked."""
+    from kamim_analysis.cli import main
+
+    def run_refused(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        assert left.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("kamim: error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return run_refused
+
+
+@pytest.fixture(scope="session")
+def kamim() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command as a user does, in a process of its own; keywords are those of `subprocess.run`."""
+
+    def run_apart(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kamim_analysis", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+
+    return run_apart
