@@ -71,6 +71,8 @@ class Findings:
 
     def __init__(self, analysis: str, arrays: dict[str, NDArray[Any]] | None = None, *, protocol: str = "") -> None:
         self.analysis, self.arrays, self.protocol = analysis, arrays or {}, protocol
+        #: why there is nothing to tell of these images; empty where there is
+        self.absent = ""
         self.rows: list[Row] = []
         #: [images] by analysis, statistic and layer: what a comparison of two models on the same images pairs
         self.samples: Samples = {}
@@ -198,6 +200,12 @@ class PerImage(Analysis):
     def values(self, key: str) -> NDArray[np.float64]:
         """All images' numbers of one state, [images, ...]."""
         return as_array(self.collected(key))
+
+
+def only_single_patches(subject: Subject) -> str | None:
+    """Why nothing between patches can be said of a model whose layers all have one; None where some have more."""
+    most = max(block.grid.area for block in subject.anatomy.blocks)
+    return "its pictures are of a single patch" if most < 2 else None
 
 
 def as_array(values: Shaped[Tensor, "..."]) -> NDArray[np.float64]:

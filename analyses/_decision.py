@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from ._directions import unit
 from .knn import TEMPERATURE
 
 #: DINO's best k on ImageNet (arXiv 2104.14294, section 4.1)
@@ -61,7 +61,7 @@ def vote_shares(
 
 def _cosines(features: Float[Tensor, "b d"], bank: Float[Tensor, "m d"]) -> Float[Tensor, "b m"]:
     # float64: differences of the score over a path are small against the score
-    return normalize(features.double(), dim=-1) @ normalize(bank.double(), dim=-1).T
+    return unit(features.double()) @ unit(bank.double()).T
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from ._directions import unit
 
 #: clusters of one picture's patches; see `segments`
 SEGMENTS = 4
@@ -79,9 +80,9 @@ def segments(tokens: Float[Tensor, "n d"], k: int = SEGMENTS) -> Int64[Tensor, "
     """
     from sklearn.cluster import KMeans
 
-    unit = normalize(tokens.float(), dim=-1).cpu().numpy()
-    k = min(k, max(len(unit) // 2, 1), len(np.unique(unit.round(5), axis=0)))
-    clusters = KMeans(k, n_init=4, random_state=0).fit(unit).labels_
+    directions = unit(tokens.float()).cpu().numpy()
+    k = min(k, max(len(directions) // 2, 1), len(np.unique(directions.round(5), axis=0)))
+    clusters = KMeans(k, n_init=4, random_state=0).fit(directions).labels_
     found, first, counts = np.unique(clusters, return_index=True, return_counts=True)
     rank = np.empty(k, np.int64)
     rank[found[np.lexsort((first, -counts))]] = np.arange(len(found))
@@ -101,12 +102,12 @@ def silhouette(tokens: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> flo
     >>> silhouette(torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))
     1.0
     """
-    unit = normalize(tokens.double(), dim=-1)
-    member = torch.nn.functional.one_hot(labels.to(unit.device)).double()
+    directions = unit(tokens.double())
+    member = torch.nn.functional.one_hot(labels.to(directions.device)).double()
     counts = member.sum(0)
     if len(counts) < 2:
         return 0.0
-    sums = (2 - 2 * unit @ unit.T).clamp_min(0).fill_diagonal_(0).sqrt() @ member
+    sums = (2 - 2 * directions @ directions.T).clamp_min(0).fill_diagonal_(0).sqrt() @ member
     own_count = counts[labels]
     own = (sums * member).sum(1) / (own_count - 1).clamp_min(1)
     nearest = (sums / counts).masked_fill(member.bool(), torch.inf).amin(1)

@@ -3,7 +3,9 @@
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ._directions import unit
 
 #: sides of the crop over those of the picture
 CROP = 0.8
@@ -17,7 +19,7 @@ def nearest(queries: Float[Tensor, "b m d"], keys: Float[Tensor, "b n d"]) -> In
     >>> nearest(torch.tensor([[[0.0, 2.0], [3.0, 1.0]]]), torch.eye(2)[None])
     tensor([[1, 0]])
     """
-    return (normalize(queries.float(), dim=-1) @ normalize(keys.float(), dim=-1).mT).argmax(-1)
+    return (unit(queries.float()) @ unit(keys.float()).mT).argmax(-1)
 
 
 def nearest_colours(
@@ -42,7 +44,7 @@ def mutual_nearest(
     (tensor([[0, 1],
             [2, 0]]), tensor([1., 1.]))
     """
-    cosines = normalize(tokens_a.float(), dim=-1) @ normalize(tokens_b.float(), dim=-1).T
+    cosines = unit(tokens_a.float()) @ unit(tokens_b.float()).T
     to_b, to_a = cosines.argmax(1), cosines.argmax(0)
     own = torch.arange(len(to_b), device=to_b.device)
     first = own[to_a[to_b] == own]

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from kamim_analysis import processes, results
 from kamim_analysis.comparison import write_and_compare
 from kamim_analysis.data import Pictures, Unreadable
 from kamim_analysis.encoders import anatomy
+from kamim_analysis.errors import UserError
 from kamim_analysis.evaluation_set import ImageBatch
 from kamim_analysis.extraction import Loading, batches_of
 from kamim_analysis.manifest import manifest, model_entry
@@ -82,7 +84,7 @@ def analyze(request: Request, out: Path | None) -> Unreadable:
 
 
 def _fed(opened: OpenedModel, data: ChosenPictures, request: Request) -> Suite:
-    """The analyses of a model, fed with all pictures, those of other processes too."""
+    """The analyses of a model, fed with all pictures, those of other processes too. Raises UserError without any."""
     device = best_device()
     opened.encoder.to(device)
     if opened.masked_model is not None:
@@ -91,8 +93,12 @@ def _fed(opened: OpenedModel, data: ChosenPictures, request: Request) -> Suite:
     if suite.wants_bank and data.bank is not None:
         bank = loaded(opened, data.bank, data.bank_indices, data, request, "neighbours")
         suite.update_bank(to_device(batch, device) for batch in bank)
+    read = 0
     for batch in loaded(opened, data.test, data.test_indices, data, request, "images"):
         suite.update(to_device(batch, device))
+        read += len(batch.labels)
+    if not processes.gathered(torch.tensor([read])).any():
+        raise UserError(f"none of the {len(data.test_indices)} images of {data.test.name} could be read")
     suite.merge()
     return suite
 

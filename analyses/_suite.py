@@ -16,6 +16,7 @@ from torch import Tensor
 from kamim_analysis import plugins
 from kamim_analysis.attention import patch_attention
 from kamim_analysis.encoders import evaluating, pool
+from kamim_analysis.errors import UserError
 from kamim_analysis.evaluation_set import ImageBatch
 from kamim_analysis.recorder import Kind, record
 from kamim_analysis.results import Row, Samples
@@ -95,7 +96,7 @@ class Suite:
         with evaluating(self.encoder):
             with record(self.encoder, **self._layers(), sink=self._dispatch, check_rows="always"):
                 tokens = self.encoder.forward_features(images.images)
-            features = pool(tokens, self.subject.anatomy, self.subject.pooling)
+            features = self._pooled(tokens)
             batch = Batch(images=images.images, labels=images.labels, indices=images.indices, features=features)
             for name, analysis in self.analyses.items():
                 if self._wants(name):
@@ -110,9 +111,24 @@ class Suite:
         with evaluating(self.encoder):
             for batch in batches:
                 tokens = self.encoder.forward_features(batch.images)
-                features = pool(tokens, self.subject.anatomy, self.subject.pooling)
+                features = self._pooled(tokens)
                 for analysis in self.analyses.values():
                     analysis.update_bank(features, batch.labels)
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        features = pool(tokens, self.subject.anatomy, self.subject.pooling)
+        self._check_finite("the image-level features", features)
+        return features
+
+    def _check_finite(self, what: str, values: Tensor) -> None:
+        """One number that is none spoils most analyses, each in its own way: better none of them, and a reason."""
+        wrong = ~values.flatten(1).isfinite().all(1)
+        if wrong.any():
+            raise UserError(
+                f"{self.subject.label}: {what} hold NaN or infinity in {int(wrong.sum())} of {len(wrong)} pictures, so "
+                "the model cannot be analysed; look for weights that are not finite, or numbers too large for half "
+                "precision"
+            )
 
     def merge(self) -> None:
         """Take in what other processes saw, if there are any; all must call it, and only one needs the outcome."""
@@ -121,10 +137,13 @@ class Suite:
 
     def outcome(self) -> Outcome:
         """Compute every analysis."""
-        outcome = Outcome(skipped=self.skipped)
+        outcome = Outcome(skipped=dict(self.skipped))
         for name, analysis in self.analyses.items():
             with self._clock(name):
                 findings = analysis.compute()
+            if findings.absent:
+                outcome.skipped[name] = findings.absent
+                log.info("%s: %s skipped: %s", self.subject.label, name, findings.absent)
             outcome.rows += findings.rows
             outcome.samples |= findings.samples
             outcome.arrays.setdefault(analysis.FILE, {}).update(findings.arrays)
@@ -160,6 +179,8 @@ class Suite:
                 continue
             with self._clock(_FORWARD):  # shared by all that want it
                 seen = values
+                if kind != "attention":  # whose rows the recorder looks at
+                    self._check_finite(f"{kind.replace('_', ' ')} of layer {layer}", values)
                 if site == "patch_attention":
                     seen = patch_attention(values, self.subject.block(layer).prefix_tokens)
             for name in listeners:

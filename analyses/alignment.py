@@ -5,11 +5,11 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from kamim_analysis.encoders import pool
 
 from ._analysis import Analysis, Batch, Findings, Subject, as_array
+from ._directions import direction
 from .geometry import LEAST, cosine_to_others, of_pairs, ratio_parts
 
 QUESTION = "Do features stay when a picture is cropped and mirrored?"
@@ -26,12 +26,13 @@ def squared_distance(one: Float[Tensor, "b d"], other: Float[Tensor, "b d"]) -> 
     """Squared distance of unit features, 2 - 2 cosine, in [0, 4]: [B, C] and [B, C] -> [B].
 
     Its mean over pictures and their augmentations is Wang and Isola's alignment (section 4.1.1, exponent 2). It is 0
-    for features that have collapsed to a point too, so it says nothing without the distance between pictures.
+    for features that have collapsed to a point too, so it says nothing without the distance between pictures. NaN for
+    features of zeros, which have no direction.
 
     >>> squared_distance(torch.eye(2), torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
     tensor([0., 2.])
     """
-    return (normalize(one.float(), dim=-1) - normalize(other.float(), dim=-1)).square().sum(-1)
+    return (direction(one) - direction(other)).square().sum(-1)
 
 
 def crop_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:

@@ -37,7 +37,8 @@ def attention_distance(
     """
     size = Size(patch_size, patch_size) if isinstance(patch_size, int) else Size(*patch_size)
     distance = pairwise_distance(Grid(*grid), size, attention.device)
-    by_query: Tensor = torch.linalg.vecdot(attention.float(), distance)
+    with torch.autocast(attention.device.type, enabled=False):  # which would take products in half precision
+        by_query: Tensor = torch.linalg.vecdot(attention.float(), distance)
     return by_query.mean(-1)
 
 

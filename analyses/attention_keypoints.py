@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from kamim_analysis.results import rows_of
 
-from ._analysis import Analysis, Batch, Findings, Site, Subject, as_array
+from ._analysis import Analysis, Batch, Findings, Site, Subject, as_array, only_single_patches
 from ._keypoint_density import cell_density, has_keypoints, keypoint_maps
 
 QUESTION = "Do patches with many keypoints receive more attention?"
@@ -113,6 +113,11 @@ class AttentionKeypoints(Analysis):
         self._pending: dict[str, list[Tensor]] = {}
         self.add_lists(*self._keys().keys(), "mirror")
 
+    @classmethod
+    def unavailable(cls, subject: Subject) -> str | None:
+        """Needs patches to choose from."""
+        return only_single_patches(subject)
+
     def _keys(self) -> dict[str, int]:
         """Names of the states with their layers; each state [images, heads + 1], the control behind the heads."""
         return {f"{name}{i}": i for site, name in _NAMES.items() for i in self.layers_wanted(site)}
@@ -160,6 +165,7 @@ class AttentionKeypoints(Analysis):
         findings = Findings("attention_keypoints")
         mirror = as_array(self.collected("mirror"))
         if not len(mirror):
+            findings.absent = "no picture has keypoints"
             return findings
         for site, name in _NAMES.items():
             layers = self.layers_wanted(site)

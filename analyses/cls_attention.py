@@ -13,6 +13,7 @@ from kamim_analysis.models._anatomy import Window
 from kamim_analysis.shapes import Grid
 
 from ._analysis import Findings, PerImage, Site, Subject
+from ._directions import length
 
 QUESTION = "Do the cls token and the patches select what they attend to, or average over the whole picture?"
 HOW_TO_READ = (
@@ -61,7 +62,8 @@ def _sum_of_a_log_a(rows: Float[Tensor, "bh q n"]) -> Float[Tensor, "bh q"]:
     count, queries, keys = rows.shape
     step = max(count if rows.is_cuda else _CHUNK // (queries * keys), 1)
     buffer = torch.empty(min(step, count), queries, keys, dtype=torch.float32, device=rows.device)
-    least = torch.finfo(torch.float32).tiny  # its logarithm is finite, and times zero nothing
+    # the least number above 0: its logarithm is finite, and times zero nothing
+    least = torch.finfo(torch.float32).tiny * torch.finfo(torch.float32).eps
     sums = []
     for part in rows.split(step):
         whole = part.float()
@@ -154,9 +156,7 @@ def norm_ratio(added: Float[Tensor, "b t d"], stream: Float[Tensor, "b t d"]) ->
     >>> norm_ratio(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[0.0, 10.0]]]))
     tensor([[0.5000]])
     """
-    over, under = (torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32) for tokens in (added, stream))
-    ratio: Tensor = over / (under + _EPSILON)
-    return ratio
+    return length(added) / (length(stream) + _EPSILON)
 
 
 class ClsAttention(PerImage):

@@ -69,7 +69,9 @@ class Dense(Analysis):
 
     @classmethod
     def unavailable(cls, subject: Subject) -> str | None:
-        """Needs the final norm and a further pass."""
+        """Needs patches to tell apart, the final norm and a further pass."""
+        if subject.block(subject.layers).grid.area < 2:
+            return "its last layer is of a single patch"
         return "there is no encoder to pass mirrored crops through" if subject.encoder is None else None
 
     def layers_wanted(self, site: Site) -> Sequence[int]:

@@ -15,7 +15,7 @@ from kamim_analysis.bootstrap import mean_interval
 from kamim_analysis.encoders import patch_tokens
 from kamim_analysis.shapes import Grid
 
-from ._analysis import Findings, PerImage, Site
+from ._analysis import Findings, PerImage, Site, Subject
 
 QUESTION = "Does a layer carry fine detail or broad patches of the picture?"
 HOW_TO_READ = "Lower: less fine spatial detail in the tokens of that layer, relative to their mean over the picture."
@@ -48,7 +48,8 @@ def log_amplitude(tokens: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Floa
     used, so they are computed directly, as one real product with F cosines and F sines that reads the tokens once.
     """
     waves = _half_diagonal(Grid(*grid), tokens.device)
-    real, imaginary = (waves @ tokens.float()).chunk(2, dim=1)
+    with torch.autocast(tokens.device.type, enabled=False):  # which would take products in half precision
+        real, imaginary = (waves @ tokens.float()).chunk(2, dim=1)
     return (real.hypot(imaginary) + 1e-6).log().mean(-1)
 
 
@@ -95,6 +96,12 @@ class Fourier(PerImage):
     FILE: ClassVar[str] = "fourier"
     LEAST_LAYER: ClassVar[int] = 0
 
+    @classmethod
+    def unavailable(cls, subject: Subject) -> str | None:
+        """Needs a frequency beside DC."""
+        grids = {block.grid for block in subject.anatomy.blocks}
+        return None if max(map(_count, grids)) > 1 else "a diagonal of fewer than 3 patches has no frequency but DC"
+
     def layers_wanted(self, site: Site) -> Sequence[int]:
         """All layers; between attention and MLP those that have a stream there."""
         if site == "after_attention":
@@ -118,7 +125,8 @@ class Fourier(PerImage):
         Rows `delta_log_amplitude` for layers 0 to L (KAMIM's figure 4), `delta_log_amplitude_after_attention` for
         layers 1 to L, and what the two steps of a block add to it, `change_by_attention` and `change_by_mlp`: pictures
         differ far more than a step changes any of them, so its interval is of each picture's own difference. The first
-        block of a Swin's later stage has no `change_by_attention`, its input lying on another grid. Arrays
+        block of a Swin's later stage has no `change_by_attention`, its input lying on another grid. NaN on grids whose
+        shorter side has less than 3 patches, the diagonal of which ends at DC. Arrays
         `diagonal{layer}` and `diagonal_after_attention{layer}` [3, F]: log amplitude less that of DC, mean over images,
         low and high end of its interval; `frequency{layer}` [F]: where, as fractions of pi (see `frequencies`). F may
         differ between layers, since Swin's grids do.
@@ -138,6 +146,7 @@ class Fourier(PerImage):
         """A latent's row and array; returns each image's highest frequency against DC, [images, 1]."""
         amplitude = self.values(key)
         relative = amplitude - amplitude[:, :1]
-        findings.add(f"delta_log_amplitude{suffix}", relative[:, -1:], [layer])
+        highest = relative[:, -1:] if relative.shape[1] > 1 else np.full_like(relative, np.nan)
+        findings.add(f"delta_log_amplitude{suffix}", highest, [layer])
         findings.arrays[f"diagonal{suffix}{layer}"] = np.stack(mean_interval(relative))
-        return relative[:, -1:]
+        return highest

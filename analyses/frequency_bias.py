@@ -73,7 +73,9 @@ def low_pass(images: Float[Tensor, "b 3 y x"], cycles: int | float) -> Float[Ten
     """
     size = Size(*images.shape[-2:])
     kept = radius(size, images.device) <= cycles
-    filtered: Float[Tensor, "b 3 y x"] = torch.fft.irfft2(torch.fft.rfft2(images.float()) * kept, s=size)
+    # contiguous: the Fourier transform of torch 2.7 with MKL refuses a picture that was expanded
+    spectrum = torch.fft.rfft2(images.float().contiguous())
+    filtered: Float[Tensor, "b 3 y x"] = torch.fft.irfft2(spectrum * kept, s=size)
     return filtered.to(images.dtype)
 
 
@@ -169,7 +171,8 @@ class FrequencyBias(Analysis):
         bank = self.collected("features" if leave_one_out else "bank_features")
         bank_labels = labels if leave_one_out else self.collected("bank_labels")
         k = max((k for k in KS if k <= min(_USUAL_K, len(bank) - leave_one_out)), default=0)
-        if not k:
+        if not k or len(bank_labels.unique()) < 2:
+            findings.absent = "the pictures that can be neighbours are of one class" if k else "no neighbours"
             return findings
         findings.protocol = subject_protocol(self.subject, test=len(labels), train=None if leave_one_out else len(bank))
         for state in ("features", *self._filters()):

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from kamim_analysis.bootstrap import mean_interval
 from kamim_analysis.encoders import patch_tokens
 
 from ._analysis import Batch, Findings, PerImage, Site, Subject, as_array
+from ._directions import direction
 from .self_attention_tokens import mean_pairwise_cosine
 
 QUESTION = "Do features collapse, and do they vary within images, between images or between classes?"
@@ -66,10 +66,12 @@ def rankme(spectrum: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
 def cosine_to_others(features: Float[Tensor, "i d"]) -> Float[Tensor, " i"]:
     """Mean cosine of each image's feature to those of all other images, in [-1, 1]: [images, C] -> [images].
 
+    NaN where features are zero, which have no direction.
+
     >>> cosine_to_others(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]))
     tensor([0.0000, 0.5000, 0.5000], dtype=torch.float64)
     """
-    unit = normalize(features.double(), dim=-1)
+    unit = direction(features.double())
     return (unit @ unit.sum(0) - unit.square().sum(-1)) / (len(unit) - 1)
 
 
@@ -77,9 +79,9 @@ def closeness_to_others(features: Float[Tensor, "i d"]) -> Float[Tensor, " i"]:
     """Mean of exp(-2 |x - y|^2) of each image's unit feature x to those of all other images y: [images].
 
     The logarithm of its mean is Wang and Isola's uniformity (arXiv 2005.10242, section 4.1.2, t = 2), from 0, where all
-    are one point, to nearly -4 for points all over a sphere of many dimensions.
+    are one point, to nearly -4 for points all over a sphere of many dimensions. NaN as `cosine_to_others`.
     """
-    unit = normalize(features.double(), dim=-1)
+    unit = direction(features.double())
     sums = [(4 * (part @ unit.T).clamp_max(1) - 4).exp_().sum(1) for part in unit.split(_ROWS)]
     own = (4 * unit.square().sum(-1).clamp_max(1) - 4).exp()
     return (torch.cat(sums) - own) / (len(unit) - 1)
@@ -212,9 +214,10 @@ class Geometry(PerImage):
             return
         tokens = patch_tokens(values, self.subject.block(layer).prefix_tokens).float()
         mean = tokens.mean(1)
-        variance = (tokens - mean[:, None]).square().sum(-1).mean(1)
+        # in double, where no square overflows
+        variance = torch.linalg.vector_norm(tokens - mean[:, None], dim=-1, dtype=torch.float64).square().mean(1)
         self.put(f"mean{layer}", mean)
-        self.put(f"token{layer}", torch.stack([mean_pairwise_cosine(tokens), variance], dim=1))
+        self.put(f"token{layer}", torch.stack([mean_pairwise_cosine(tokens).double(), variance], dim=1))
         room = SPECTRA - self.count(f"spectrum{layer}")
         if room > 0:
             self._pending_spectra[f"spectrum{layer}"] = _rank_and_spectrum(tokens[:room])

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from kamim_analysis.errors import UserError
 from kamim_analysis.protocol import protocol
 
 from ._analysis import Analysis, Batch, Findings, Subject, as_array
+from ._directions import unit
 from .evaluation.feature_protocol import feature_items
 
 QUESTION = "Do images of one class lie together?"
@@ -37,11 +37,17 @@ def neighbours(
     Exact search in float32: through faiss (flat inner product), on all GPUs that it knows; where faiss is absent, or
     the features lie on a GPU that it does not know, by matrix product in torch. Of neighbours that are found equally
     similar the one with the smaller index comes first; which of them are found, where not all fit into k, is the
-    search's choice.
+    search's choice. The cosine with a feature of zeros is taken for 0.
+
+    Raises UserError for features that are not finite, whose neighbours would be anybody.
     """
     same = queries is bank
-    bank = normalize(bank.float(), dim=-1)
-    queries = bank if same else normalize(queries.float(), dim=-1)
+    for features, name in ((bank, "neighbours"),) if same else ((bank, "neighbours"), (queries, "pictures")):
+        wrong = ~features.isfinite().all(1)
+        if wrong.any():
+            raise UserError(f"features of {int(wrong.sum())} of {len(wrong)} {name} hold NaN or infinity; no k-NN")
+    bank = unit(bank.float())
+    queries = bank if same else unit(queries.float())
     faiss = _faiss()
     if faiss is None or (bank.is_cuda and not faiss_knows_gpus()):
         return _in_order(*_search_torch(queries, bank, k))
@@ -83,7 +89,9 @@ def _search_torch(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor
         best = part.new_zeros(len(part), 0), torch.zeros(len(part), 0, dtype=torch.int64, device=part.device)
         for start in range(0, len(bank), _BANK_AT_ONCE):
             others = bank[start : start + _BANK_AT_ONCE]
-            found = (part @ others.T).topk(min(k, len(others)), dim=1)
+            with torch.autocast(part.device.type, enabled=False):  # which would take products in half precision
+                cosines = part @ others.T
+            found = cosines.topk(min(k, len(others)), dim=1)
             similarity = torch.cat([best[0], found.values], dim=1)
             index = torch.cat([best[1], found.indices + start], dim=1)
             values, order = similarity.topk(min(k, similarity.shape[1]), dim=1)
@@ -116,6 +124,12 @@ def knn_correct(
     Without a bank the queries themselves are it, each leaving itself out. Ties go to the smallest class number.
 
     Raises UserError for a k larger than the bank.
+
+    Source: Caron et al., arXiv 2104.14294, appendix; Wu et al., arXiv 1805.01978, section 3.4.
+
+    >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    >>> knn_correct(features, torch.tensor([0, 0, 1, 0]), None, None, ks=[1])
+    {1: tensor([ True,  True, False, False])}
     """
     leave_one_out = bank is None or bank_labels is None
     if bank is None or bank_labels is None:
@@ -210,7 +224,11 @@ class KNN(Analysis):
         ks = self.ks or [k for k in KS if k <= available]
         train = None if bank is None else len(bank)
         findings = Findings("knn", protocol=subject_protocol(self.subject, test=len(features), train=train))
-        if ks:
+        if not ks:
+            findings.absent = "there is no other picture to be a neighbour"
+        elif len((labels if bank_labels is None else bank_labels).unique()) < 2:
+            findings.absent = "all pictures that can be neighbours are of one class"
+        else:
             for k, right in knn_correct(features, labels, bank, bank_labels, ks).items():
                 findings.add(f"top1_k{k}", as_array(right)[:, None], [self.subject.layers])
         return findings

@@ -26,6 +26,8 @@ SOURCE = "KAMIM, figure 2 and section 5.1"
 COST = "two further forward passes a picture"
 BY_DEFAULT = True
 _IMAGES = 4
+#: side in pixels of the Gaussian window of SSIM, cut off at 3.5 sigma
+SSIM_WINDOW = 11
 # KAMIM's notebook masks 0.4 of the units, although the models were trained with 0.6
 _REFERENCE_RATIO = 0.4
 
@@ -34,9 +36,9 @@ class Quality(NamedTuple):
     """Quality of each image's reconstruction, [B]."""
 
     psnr_masked: NDArray[np.float64]
-    """dB over hidden pixels only."""
+    """dB over hidden pixels only, 100 at most, which is that of a perfect prediction; NaN where none is hidden."""
     psnr_pasted: NDArray[np.float64]
-    """dB over the whole image with its visible pixels pasted back."""
+    """dB over the whole image with its visible pixels pasted back, 100 at most."""
     ssim_gaussian_masked: NDArray[np.float64]
     """Mean of the SSIM map over hidden pixels, of the pasted image."""
     ssim_gaussian_pasted: NDArray[np.float64]
@@ -46,26 +48,31 @@ class Quality(NamedTuple):
 def reconstruction_quality(
     original: Float[np.ndarray, "b y x 3"], prediction: Float[np.ndarray, "b y x 3"], mask: Bool[np.ndarray, "b y x"]
 ) -> Quality:
-    """PSNR and SSIM of predictions, pixels in [0, 1] (predictions are clipped), `mask` True where hidden.
+    """PSNR and SSIM of predictions [B, H, W, 3], pixels in [0, 1] (predictions are clipped): four numbers, each [B].
 
-    PSNR = -10 log10(mean squared error). SSIM with Gaussian windows (sigma 1.5) and population covariance, as in
-    Wang et al. (2004), by scikit-image. Per image, so that means and intervals are over images.
+    `mask` [B, H, W] is True where hidden. PSNR = -10 log10(mean squared error). SSIM with Gaussian windows (sigma 1.5)
+    and population covariance, as in Wang et al. (2004), by scikit-image; NaN for images smaller than its window of 11
+    pixels. Per image, so that means and intervals are over images.
+
+    Source: Wang et al., IEEE Transactions on Image Processing 13 (2004); KAMIM, arXiv 2407.13873, section 5.1.
+
+    >>> original = np.full((1, 16, 16, 3), 0.5)
+    >>> reconstruction_quality(original, original + 0.1, np.ones((1, 16, 16), bool)).psnr_masked.round(2)
+    array([20.])
     """
     from skimage.metrics import structural_similarity
 
     prediction = prediction.clip(0, 1)
     squared = np.square(original - prediction).mean(-1)
     pasted = np.where(mask[..., None], prediction, original)
-    hidden = mask.sum((1, 2))
-    maps = np.stack(
-        [
-            structural_similarity(
+    hidden = np.where(mask.any((1, 2)), mask.sum((1, 2)), np.nan)
+    maps = np.full(mask.shape, np.nan)
+    for i, (a, b) in enumerate(zip(original, pasted, strict=True)):
+        if min(mask.shape[1:]) >= SSIM_WINDOW:
+            maps[i] = structural_similarity(
                 a, b, data_range=1.0, channel_axis=-1, full=True, gaussian_weights=True, sigma=1.5,
                 use_sample_covariance=False,
-            )[1].mean(-1)
-            for a, b in zip(original, pasted, strict=True)
-        ]
-    )  # fmt: skip
+            )[1].mean(-1)  # fmt: skip
     total_squared = (squared * mask).sum((1, 2))
     return Quality(
         psnr_masked=_psnr(total_squared / hidden),
@@ -146,7 +153,8 @@ class Reconstruction(Analysis):
         rows, columns = mask.shape[1:]
         density = cell_density(maps, (rows, columns)).view(-1, rows, columns).to(mask.device)
         error = block_mean((prediction - original).abs().mean(1), self.subject.anatomy.mask_patch)
-        usable = has_keypoints(maps, hidden.cpu())
+        # one patch follows nothing
+        usable = has_keypoints(maps, hidden.cpu()) & (mask.sum((1, 2)) > 1).cpu()
         return error_against_density(error, density, mask)[usable.to(mask.device)]
 
     def _update_reference(self, batch: Batch) -> None:
@@ -155,13 +163,16 @@ class Reconstruction(Analysis):
 
         original = batch.images
         prediction = self._predict(original, self._masks(batch, _REFERENCE_RATIO)[0])
-        self.append("reference_error", (prediction - original).square().mean((1, 2, 3)))
+        self.append("reference_error", (prediction - original).double().square().mean((1, 2, 3)))
         self.append("reference_range", (original.amax() - original.amin()).expand(len(original)))
         # torchmetrics' own choice where none is given: the greater range of the two
         span = max(float(prediction.amax() - prediction.amin()), float(original.amax() - original.amin()))
         span = span or 1.0  # without any range torchmetrics would divide by zero
-        ssim = structural_similarity_index_measure(prediction, original, data_range=span, reduction="none")
-        self.append("reference_ssim", cast(Tensor, ssim).reshape(-1))
+        ssim = original.new_full((len(original),), torch.nan)
+        if min(original.shape[-2:]) >= SSIM_WINDOW:
+            found = structural_similarity_index_measure(prediction, original, data_range=span, reduction="none")
+            ssim = cast(Tensor, found).reshape(-1)
+        self.append("reference_ssim", ssim)
 
     def _masks(self, batch: Batch, ratio: float) -> tuple[Tensor, Tensor]:
         """Each image's mask over patches and over pixels."""

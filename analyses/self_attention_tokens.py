@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from kamim_analysis.encoders import patch_tokens
 
-from ._analysis import Batch, Findings, PerImage, Site, Subject
+from ._analysis import Batch, Findings, PerImage, Site, Subject, only_single_patches
+from ._directions import direction
 from .attention_maps import to_pixels
 
 QUESTION = "Does self-attention gather the tokens of an image or spread them?"
@@ -27,23 +27,31 @@ def mean_pairwise_cosine(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
     """Mean cosine between two different tokens of an image: [B, N, C] -> [B], in [-1, 1]; 1 when all point alike.
 
     The sum over all pairs is the squared norm of the sum of unit vectors, so no N x N matrix is made. NaN for a
-    single token.
+    single token, and where a token is zero, which has no direction.
+
+    Source: a number of ours for what figures 8 to 10 of KAMIM show, arXiv 2407.13873.
 
     >>> mean_pairwise_cosine(torch.eye(4)[None]), mean_pairwise_cosine(torch.ones(1, 4, 4))
     (tensor([0.]), tensor([1.]))
     """
     count = tokens.shape[1]
-    unit = normalize(tokens.float(), dim=-1)
+    unit = direction(tokens)
     pairs = unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))
     return pairs / (count * (count - 1))
 
 
 def principal_plane(*groups: NDArray[np.floating]) -> list[NDArray[np.float32]]:
-    """Groups of vectors [..., C] on the first two principal components of all of them together: [..., 2] each."""
+    """Groups of vectors [..., C] on the first two principal components of all of them together: [..., 2] each.
+
+    Vectors that are all alike, as a single one is, have no such components: zeros.
+    """
     from sklearn.decomposition import PCA
 
     flat = [group.reshape(-1, group.shape[-1]) for group in groups]
-    plane = PCA(n_components=2, svd_solver="full").fit(np.concatenate(flat))
+    together = np.concatenate(flat)
+    if (together == together[0]).all():
+        return [np.zeros((*group.shape[:-1], 2), np.float32) for group in groups]
+    plane = PCA(n_components=2, svd_solver="full").fit(together)
     return [
         plane.transform(vectors).reshape(*group.shape[:-1], 2).astype(np.float32)
         for vectors, group in zip(flat, groups, strict=True)
@@ -65,6 +73,11 @@ class SelfAttentionTokens(PerImage):
         self.shown_layers = sorted({max(subject.layers - 1, 1), subject.layers})
         self._pending_shown: dict[str, Tensor] = {}
         self.add_lists(*self._shown_keys(), "shown_labels", "shown_pixels")
+
+    @classmethod
+    def unavailable(cls, subject: Subject) -> str | None:
+        """Needs pairs of patches."""
+        return only_single_patches(subject)
 
     def keys(self) -> list[str]:
         """Two states for each layer."""

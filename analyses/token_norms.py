@@ -10,6 +10,7 @@ from torch import Tensor
 from kamim_analysis.shapes import Grid
 
 from ._analysis import Batch, Findings, PerImage, Site, Subject
+from ._directions import length
 
 QUESTION = "Are some patch tokens far longer than the others, and where do they lie?"
 HOW_TO_READ = (
@@ -37,8 +38,7 @@ def token_norms(tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t"]:
     >>> token_norms(torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]))
     tensor([[5., 2.]])
     """
-    norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)
-    return norms
+    return length(tokens)
 
 
 def outliers(norms: Float[Tensor, "b n"], ratio: float = OUTLIER_RATIO) -> Bool[Tensor, "b n"]:
@@ -103,7 +103,7 @@ def norm_histogram(norms: Float[Tensor, "b n"]) -> Int64[Tensor, " f"]:
     (tensor(1), tensor(1), tensor(1))
     """
     inner = norms.new_tensor(EDGES[1:-1])
-    return torch.bucketize(norms.flatten(), inner, right=True).bincount(minlength=len(EDGES) - 1)
+    return torch.bucketize(norms.flatten().contiguous(), inner, right=True).bincount(minlength=len(EDGES) - 1)
 
 
 class TokenNorms(PerImage):

@@ -19,13 +19,16 @@ COST = "t-SNE of the tokens of a few pictures"
 BY_DEFAULT = True
 _IMAGES = 6
 _PERPLEXITY, _ITERATIONS = 20, 1000
+#: tokens below which there is no perplexity of one neighbour
+_LEAST = 4
 
 
 def token_tsne(tokens: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32]:
     """Two-dimensional t-SNE of tokens [M, C] -> [M, 2], scikit-learn's: perplexity 20, 1000 iterations, random init.
 
     The settings of KAMIM's notebook. Distances between clusters and their sizes mean nothing in a t-SNE;
-    which tokens are neighbours does. Fewer than 61 tokens lower the perplexity to a third of them.
+    which tokens are neighbours does. Fewer than 61 tokens lower the perplexity to a third of them; it takes four at
+    least, so that it is that of one neighbour.
     """
     from sklearn.manifold import TSNE
 
@@ -72,6 +75,10 @@ class TokenTSNE(Analysis):
         """Array `tsne` [images, N, 2] with each image's class and `tsne_pixels`, uint8 [images, H, W, 3]."""
         tokens = self.collected("kept")[:_IMAGES].numpy()
         images, count, channels = tokens.shape
+        if images * count < _LEAST:
+            findings = Findings("token_tsne")
+            findings.absent = f"needs {_LEAST} patches, of all pictures together"
+            return findings
         plane = token_tsne(tokens.reshape(-1, channels), seed=self.subject.seed)
         labels, pixels = (self.collected(name)[:_IMAGES].numpy() for name in ("labels", "pixels"))
         arrays = {"tsne": plane.reshape(images, count, 2), "tsne_labels": labels, "tsne_pixels": pixels}

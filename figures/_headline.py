@@ -83,12 +83,14 @@ def _nearest_k(results: Results) -> int | None:
 
 
 def _last(results: Results, label: str, analysis: str, statistic: str, text: Callable[[float], str]) -> Cell:
-    """A statistic at a model's last layer, or where it has no layers."""
+    """A statistic at a model's last layer, or where it has no layers; a dash where it is undefined."""
     rows = results.select(analysis, statistic)
     rows = rows[rows.model == label].sort_values("layer")
     if rows.empty:
         return _NONE
     row: pd.Series = rows.iloc[-1]
+    if math.isnan(row.value):
+        return _NONE
     low, high = float(row.ci_low), float(row.ci_high)
     interval = "" if math.isnan(low) else f"[{text(low)}, {text(high)}]"
     return text(float(row.value)), interval

@@ -75,7 +75,7 @@ def draw(results: Results) -> Figure | None:
             text = f"{label}: {_percent(rows.outlier_share.iloc[-1])} outliers"
             handles[text] = _draw_depth(left, rows, look)
             _draw_histogram(right, results.arrays("tokens", label), rows.norm_p75.iloc[-1], look)
-    _set_up(left, right)
+    _set_up(left, right, positive=bool((table.value[table.statistic == "norm_p95"] > 0).any()))
     if maps:
         _draw_maps(figure, parts[1], maps, looks(results))
     legend_below(figure, list(handles.values()), list(handles))
@@ -136,8 +136,9 @@ def _histogram(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.floating]
     return 100 * counts[first:last] / counts.sum(), arrays["norm_edges"][first : last + 1]
 
 
-def _set_up(left: Axes, right: Axes) -> None:
-    left.set(xlabel="layer (0: embedding)", ylabel="norm of patch tokens", yscale="log")
+def _set_up(left: Axes, right: Axes, *, positive: bool) -> None:
+    # tokens that are all zero have no place on a logarithmic scale
+    left.set(xlabel="layer (0: embedding)", ylabel="norm of patch tokens", yscale="log" if positive else "linear")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     right.set(xlabel="norm of patch tokens, last layer", ylabel="tokens (%)", xscale="log", yscale="log")
     for axis in (left.yaxis, right.xaxis, right.yaxis):

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from .patches import block_mean, divide, enlarge
 from .shapes import Size
 
 _LARGEST_WEIGHT = 2.0**50
+_LEAST_TEMPERATURE = 1e-30
 
 
 def density_weights(density: Float[Tensor, "b gy gx"], temperature: float) -> Float[Tensor, "b gy gx"]:
@@ -19,7 +21,8 @@ def density_weights(density: Float[Tensor, "b gy gx"], temperature: float) -> Fl
     W = exp(D / T) / min over the image of exp(D / T)   (equation 2), computed as exp((D - min D) / T).
 
     No weight exceeds 2^50: beyond, the loss and the norm of its gradient would overflow float32, and a picture's
-    densest patches alone count long before. Densities are at most 1, so this takes T < 0.029.
+    densest patches alone count long before. Densities are at most 1, so this takes T < 0.029. Densities of half
+    precision give weights in float32.
 
     >>> density_weights(torch.tensor([[[0.0, 0.25], [0.5, 0.0]]]), temperature=0.25)
     tensor([[[1.0000, 2.7183],
@@ -27,8 +30,10 @@ def density_weights(density: Float[Tensor, "b gy gx"], temperature: float) -> Fl
     """
     if not temperature > 0:
         raise UserError(f"temperature {temperature} is not positive; KAMIM's default is 0.25")
+    # not in half precision, which has no room for 2^50; and no temperature that float32 takes for 0
+    density = density.to(torch.promote_types(density.dtype, torch.float32))
     excess = density - density.amin((-2, -1), keepdim=True)
-    return (excess / temperature).exp().clamp(max=_LARGEST_WEIGHT)
+    return (excess / max(temperature, _LEAST_TEMPERATURE)).exp().clamp(max=_LARGEST_WEIGHT)
 
 
 def patch_weights(
@@ -61,8 +66,9 @@ def temperature_for(density: Float[Tensor, "*b gy gx"], quantile: float, target:
     >>> temperature_for(torch.tensor([[0.0, 0.25], [0.5, 1.0]]), quantile=0.75, target=math.e)
     0.5
     """
+    density = density.double()
     excess = density - density.amin((-2, -1), keepdim=True)
-    reached = float(np.quantile(excess.double().numpy(), quantile, method="inverted_cdf"))
+    reached = float(np.quantile(excess.numpy(), quantile, method="inverted_cdf"))
     if reached == 0:
         raise UserError(
             f"the density of {quantile:.0%} of the patches is the least of their picture, so that no temperature gives "

@@ -1,14 +1,4 @@
-"""See inside an unmodified encoder: forward hooks that hand over attention and tokens, only inside `with`.
-
->>> import torch, kamim_analysis as ka
->>> encoder = ka.load_encoder("random:vit_tiny_patch16_224", image_size=32)
->>> with ka.record(encoder) as recording:
-...     _ = encoder(torch.zeros(1, 3, 32, 32))
->>> recording.attention[12].shape          # layer 12, [batch, heads, tokens, tokens]: cls and 2 x 2 patches
-torch.Size([1, 3, 5, 5])
->>> recording.tokens[0].shape              # layer 0 is the embedding, [batch, tokens, channels]
-torch.Size([1, 5, 192])
-"""
+"""See inside an unmodified encoder: forward hooks that hand over attention and tokens, only inside `with`."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +34,15 @@ _rows_checked: WeakSet[nn.Module] = WeakSet()
 
 @dataclass
 class Recording:
-    """What one forward pass showed, by layer. Layer 0 is the embedding, layer i belongs to block i."""
+    """What one forward pass showed, by layer. Layer 0 is the embedding, layer i belongs to block i.
+
+    >>> import kamim_analysis as ka
+    >>> encoder = ka.load_encoder("random:vit_tiny", image_size=32)
+    >>> with ka.record(encoder, attention=(), tokens=[0], after_attention=[-1]) as recording:
+    ...     _ = encoder(torch.zeros(1, 3, 32, 32))
+    >>> recording.tokens[0].shape, recording.after_attention[12].shape  # [batch, tokens, channels]
+    (torch.Size([1, 5, 192]), torch.Size([1, 5, 192]))
+    """
 
     anatomy: Anatomy
     attention: dict[int, Float[Tensor, "b h t t"]] = field(default_factory=dict)
@@ -94,6 +92,13 @@ def record(
     Raises UserError for an unknown layer, a model of no known family, a site of which nothing was heard (no forward
     pass, or an attention whose probabilities never pass through `attn_drop`), rows that do not sum to one, and maps
     that are not one for each head.
+
+    >>> import kamim_analysis as ka
+    >>> encoder = ka.load_encoder("random:vit_tiny", image_size=32)
+    >>> with ka.record(encoder) as recording:
+    ...     _ = encoder(torch.zeros(1, 3, 32, 32))
+    >>> recording.attention[12].shape  # layer 12, [batch, heads, tokens, tokens]: cls and 2 x 2 patches
+    torch.Size([1, 3, 5, 5])
     """
     body = anatomy(encoder)
     recording = Recording(body)
@@ -263,6 +268,15 @@ def _check_shape(attention: Tensor, block: Block) -> None:
 
 def _check_rows(attention: Float[Tensor, "b h q k"], block: Block) -> None:
     """Attention must be probabilities."""
-    error = (attention.detach().sum(-1, dtype=torch.float32) - 1).abs().amax()
-    if not error <= _ROW_SUM_TOLERANCE:
+    sums = attention.detach().sum(-1, dtype=torch.float32)
+    error = (sums - 1).abs().amax()
+    if error <= _ROW_SUM_TOLERANCE:
+        return
+    if sums.isfinite().all():
         raise UserError(f"{block.attention}: rows of attention miss a sum of one by {float(error):.2g}")
+    heads = (~sums.isfinite()).any(-1).any(0).nonzero()[:, 0].tolist()
+    raise UserError(
+        f"{block.attention}: attention holds NaN or infinity in head {', '.join(map(str, heads))} of "
+        f"{attention.shape[1]} (counted from 0); look for weights that are not finite, or numbers too large for half "
+        "precision"
+    )

@@ -63,7 +63,7 @@ def test_exactly_as_many_are_visible(
 def test_the_papers_twenty_of_196_are_visible() -> None:
     amount = LatentMIM().amount_of(Grid(14, 14))
     assert int(round(amount.ratio * 196, 9)) == 176
-    for visible in range(1, 196):
+    for visible in range(1, 195):  # of a single hidden patch its loss can tell nothing
         ratio = LatentMIM(visible=visible).amount_of(Grid(14, 14)).ratio
         assert int(round(ratio * 196, 9)) == 196 - visible
 

@@ -105,6 +105,11 @@ class LatentMIM(Weighted):
             raise UserError(
                 f"objective.visible {self.visible} leaves none of {grid.height} x {grid.width} patches to predict"
             )
+        if self.loss == "patch_discrimination" and grid.area - self.visible < 2:
+            raise UserError(
+                f"objective.visible {self.visible} hides one of {grid.height} x {grid.width} patches, which "
+                "patch_discrimination cannot tell from others; leave fewer visible, or choose another objective.loss"
+            )
         return replace(self.amount(), ratio=1 - self.visible / grid.area)
 
     def start(self, recipe: "Recipe") -> "Start":
