@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from kamim_analysis.errors import UserError
 from kamim_analysis.results import Results
 
 from ._caption import caption
@@ -110,7 +111,7 @@ def _summary(results: Results) -> str:
     """One line on what was run."""
     manifest = results.manifest
     models = len(results.models)
-    versions = [f"{package} {version}" for package, version in manifest["versions"].items()]
+    versions = [f"{name} {manifest['versions'][name]}" for name in ("torch", "timm") if name in manifest["versions"]]
     parts = [
         f"{models} model{'s' * (models != 1)} on {_data(results)}",
         _resolutions(results),
@@ -170,10 +171,18 @@ def _figure(results: Results, name: str, module: FigureModule, png: Path) -> str
 
 def _shown_size(png: Path) -> tuple[int, int]:
     """CSS pixels of width and height: figures of all styles have type of one size on the page."""
-    with Image.open(png) as picture:
-        style = STYLES.get(picture.info.get("Style", ""), STYLES["paper"])
-        scale = _TYPE_CSS_PIXELS / (style.points / _POINTS_PER_INCH * style.dpi)
-        return round(picture.width * scale), round(picture.height * scale)
+    try:
+        with Image.open(png) as picture:
+            style = STYLES.get(picture.info.get("Style", ""), STYLES["paper"])
+            scale = _TYPE_CSS_PIXELS / (style.points / _POINTS_PER_INCH * style.dpi)
+            size = round(picture.width * scale), round(picture.height * scale)
+            picture.verify()  # an earlier one may be damaged, which a browser shows as nothing or half
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f"figure {png.stem} is damaged ({png.name}: {' '.join(str(error).split())[:80]}); draw it again: kamim "
+            f"figures DIR --figures {png.stem}, or without --figures all of them"
+        ) from error
+    return size
 
 
 def _caption(results: Results, module: FigureModule, png: Path) -> str:

@@ -3,9 +3,12 @@
 import argparse
 
 from ..arguments import Parser, whole_number
+from ..invocation import recorded
+from . import _frozen
 from ._frozen import above_zero, frozen_parser, learning_rates, models_and_data, write_and_print
 
 HELP = "compare poolings of frozen tokens by linear probes (selective aggregation)"
+LESS_MEMORY = f"{_frozen.LESS_MEMORY}, or a lower --memory_gb"
 
 
 def _part(text: str) -> float:
@@ -15,7 +18,8 @@ def _part(text: str) -> float:
     return value
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """The command's options."""
     parser = frozen_parser(
         "aggregate",
         f"{HELP}: mean, cls, central patches, attention of cls, AbMILP and attentive pooling, each with the learning "
@@ -45,7 +49,11 @@ def _parser() -> Parser:
 
 def run(arguments: list[str]) -> None:
     """Check the command and the data, then take tokens, train probes and write the results."""
-    chosen = _parser().parse_args(arguments)
+    with recorded(parser(), arguments) as chosen:
+        _evaluate(chosen)
+
+
+def _evaluate(chosen: argparse.Namespace) -> None:
     models, data = models_and_data(chosen, bank_all=False)
 
     from ..analyses.evaluation.aggregation_run import Request, run_aggregation
@@ -61,4 +69,4 @@ def run(arguments: list[str]) -> None:
         loading=Loading(chosen.batch_size, chosen.workers), stores=chosen.features, memory_gb=chosen.memory_gb,
     )  # fmt: skip
     tokens = chosen.out.with_name(f".{chosen.out.name}.tokens")
-    write_and_print(chosen.out, data, lambda aside: run_aggregation(request, data, aside, tokens))
+    write_and_print(chosen, data, lambda aside: run_aggregation(request, data, aside, tokens))

@@ -3,11 +3,14 @@
 import argparse
 
 from ..arguments import Parser, add_models_and_data, names, reading, shared_settings
+from ..invocation import recorded
 from ..plugins import check as check_name
 from ..plugins import constants
 
 _ANALYSES = "kamim_analysis.analyses"
 HELP = "analyse models on the same pictures and draw the figures"
+#: what is advised when memory runs out
+LESS_MEMORY = "take a lower --batch_size or --image_size, fewer --workers or fewer --images"
 
 
 def parser() -> Parser:
@@ -21,7 +24,8 @@ def parser() -> Parser:
 
 def run(arguments: list[str]) -> None:
     """Check the command, analyse, draw, and put the results in place."""
-    carry_out(parser().parse_args(arguments))
+    with recorded(parser(), arguments) as chosen:
+        carry_out(chosen)
 
 
 def add_analyses(parser: Parser) -> None:
@@ -69,7 +73,7 @@ def carry_out(chosen: argparse.Namespace) -> None:
     from ..figures._draw import draw_all
 
     request = Request(models=models, analyses=chosen.analyses, **shared_settings(chosen))
-    with processes.joined(), processes.written_by_first(chosen.out) as aside:
+    with processes.joined(), processes.written_by_first(chosen.out, overwrite=chosen.overwrite) as aside:
         unreadable = analyze(request, aside)
         if aside is not None:
             draw_all(aside, style=chosen.style)

@@ -5,24 +5,31 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import Parser, add_models_and_data
 from ..errors import UserError
+from ..invocation import recorded
 from . import analyze
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+LESS_MEMORY = analyze.LESS_MEMORY
 HELP = "analyse two or more models and tell which differences exceed noise"
 
 
-def run(arguments: list[str]) -> None:
-    """`kamim analyze` with at least two models, then the ten differences of each pair that matter most."""
+def parser() -> Parser:
+    """The command's options."""
     parser = Parser("compare", f"{HELP}. Writes what kamim analyze writes, comparison.csv with it.")
     add_models_and_data(parser, images=512)
     analyze.add_analyses(parser)
     analyze.add_style(parser)
-    chosen = parser.parse_args(arguments)
-    if len(chosen.models) < 2:
-        raise UserError("a comparison needs two models or more; random:NAME is a control for one")
-    analyze.carry_out(chosen)
+    return parser
+
+
+def run(arguments: list[str]) -> None:
+    """`kamim analyze` with at least two models, then the ten differences of each pair that matter most."""
+    with recorded(parser(), arguments) as chosen:
+        if len(chosen.models) < 2:
+            raise UserError("a comparison needs two models or more; random:NAME is a control for one")
+        analyze.carry_out(chosen)
 
     from .. import processes
     from ..comparison import foremost

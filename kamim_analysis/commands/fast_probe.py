@@ -3,9 +3,12 @@
 import argparse
 
 from ..arguments import Parser, names, share, whole_number
+from ..invocation import recorded
+from . import _frozen
 from ._frozen import frozen_parser, learning_rates, models_and_data, write_and_print
 
 HELP = "train linear probes on frozen features of all layers at once"
+LESS_MEMORY = f"{_frozen.LESS_MEMORY}, fewer layers (--layer) or fewer --learning_rates"
 
 
 def _weight_decay(text: str) -> float:
@@ -60,7 +63,11 @@ def parser() -> Parser:
 
 def run(arguments: list[str]) -> None:
     """Check the command and the data's size, then take features, train and judge."""
-    chosen = parser().parse_args(arguments)
+    with recorded(parser(), arguments) as chosen:
+        _evaluate(chosen)
+
+
+def _evaluate(chosen: argparse.Namespace) -> None:
     models, data = models_and_data(chosen, poolings=chosen.pooling)
 
     from ..analyses.evaluation.fast_probe import Recipe
@@ -79,4 +86,4 @@ def run(arguments: list[str]) -> None:
         image_size=chosen.image_size, seed=chosen.seed, stores=tuple(chosen.features),
     )  # fmt: skip
     loading = Loading(chosen.batch_size, chosen.workers)
-    write_and_print(chosen.out, data, lambda aside: run_fast_probe(models, data, settings, loading, aside))
+    write_and_print(chosen, data, lambda aside: run_fast_probe(models, data, settings, loading, aside))

@@ -1,7 +1,11 @@
 """`kamim knn`: k-NN accuracy of frozen features, of any layers and poolings, of all training pictures or a few."""
 
+import argparse
+
 from ..arguments import Parser, names, numbers, whole_number
 from ..errors import UserError
+from ..invocation import recorded
+from ._frozen import LESS_MEMORY as LESS_MEMORY
 from ._frozen import above_zero, frozen_parser, models_and_data, write_and_print
 
 HELP = "classify frozen features by their nearest neighbours"
@@ -36,7 +40,11 @@ def parser() -> Parser:
 
 def run(arguments: list[str]) -> None:
     """Check the command and the data's size, then take features and classify."""
-    chosen = parser().parse_args(arguments)
+    with recorded(parser(), arguments) as chosen:
+        _evaluate(chosen)
+
+
+def _evaluate(chosen: argparse.Namespace) -> None:
     models, data = models_and_data(chosen, poolings=chosen.pooling or [""])
     if chosen.k and max(chosen.k) > data.neighbours:
         raise UserError(
@@ -52,4 +60,4 @@ def run(arguments: list[str]) -> None:
         image_size=chosen.image_size, seed=chosen.seed, stores=tuple(chosen.features),
     )  # fmt: skip
     loading = Loading(chosen.batch_size, chosen.workers)
-    write_and_print(chosen.out, data, lambda aside: run_knn(models, data, settings, loading, aside))
+    write_and_print(chosen, data, lambda aside: run_knn(models, data, settings, loading, aside))
