@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
 from kamim_analysis.results import Results
+from kamim_analysis.results_reading import refusing
 
 from ._figure import PACKAGE, figure_modules
 from ._style import character_inches, drawn_for, png, settings, small_points, style
@@ -25,10 +26,12 @@ _SIDE = 1.1
 
 
 @overload
-def show(results: Results | str | Path, figure: str | None = None, /, *, style: str = ...) -> Any: ...
+def show(results: Results | str | Path, figure: str, /, *, style: str = ...) -> Figure | None: ...
 @overload
-def show(values: Any, picture: Any = None, /, *, style: str = ...) -> Any: ...
-def show(what: Any, which: Any = None, /, *, style: str = "notebook") -> Any:
+def show(results: Results | str | Path, /, *, style: str = ...) -> str | None: ...
+@overload
+def show(values: Any, picture: Any = None, /, *, style: str = ...) -> Figure | None: ...
+def show(what: Any, which: Any = None, /, *, style: str = "notebook") -> Figure | str | None:
     """Show in a notebook a figure of some results, their whole report, or numbers of your own over a picture.
 
     `show(results, "attention_distance")` draws that figure; `show(results)` shows the report, to be explored.
@@ -56,7 +59,8 @@ def show(what: Any, which: Any = None, /, *, style: str = "notebook") -> Any:
 def _figure(results: Results, name: str) -> Figure:
     plugins.check(name, plugins.names(PACKAGE), "figure")
     module = figure_modules()[name]
-    figure = module.draw(results)
+    with refusing(f"figure {name} cannot be drawn of {str(results.directory)!r}"):
+        figure = module.draw(results)
     if figure is None:
         needed = " or ".join(module.NEEDS) or "two models"
         raise UserError(f"there is nothing to draw of {name!r} in {str(results.directory)!r}: it needs {needed}")

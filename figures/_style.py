@@ -114,7 +114,8 @@ def line_inches() -> float:
 
 def text_inches(text: str, points: float | None = None) -> float:
     """Width of a line of type, with room for a screen, where letters are whole pixels wide."""
-    path = TextPath((0, 0), text or " ", prop=FontProperties(family=_FONT, size=points or style().points))
+    plain = text.replace("$", r"\$") or " "  # a dollar is no formula
+    path = TextPath((0, 0), plain, prop=FontProperties(family=_FONT, size=points or style().points))
     return _ON_SCREEN * float(path.get_extents().width) / _POINTS_PER_INCH
 
 

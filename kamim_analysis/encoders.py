@@ -1,5 +1,7 @@
 """Encoders: always unmodified timm models, known to the rest of the code by their anatomy."""
 
+import inspect
+import os
 import warnings
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -42,10 +44,32 @@ def create(name: str, image_size: int, *, sizes: dict[str, int] | None = None, *
     architecture = SHORT_NAMES.get(name) or check_architecture(name)
     family = _family_of(architecture)
     arguments = (family.arguments(image_size, sizes or {}) if family else {"img_size": image_size}) | options
+    _check_memory(architecture, arguments)
     encoder = build(architecture, arguments)
     if hasattr(encoder, "fc_norm"):  # a classifier's norm: without classifier nothing trains it
         encoder.fc_norm.requires_grad_(False)
     return encoder
+
+
+def _check_memory(architecture: str, arguments: dict[str, Any]) -> None:
+    """Raise UserError where the weights alone would not fit into this machine, before any is taken.
+
+    Counted are the matrices of the blocks, 12 x width^2 each, and a learned position for each patch. A size that is
+    not given counts as that of the smallest published encoder, so that the sum is never too large.
+    """
+    from timm.layers import to_2tuple
+
+    width = arguments.get("embed_dim", 192)
+    depth = arguments.get("depth", sum(arguments.get("depths", (12,))))
+    image, patch = to_2tuple(arguments.get("img_size", 0)), to_2tuple(arguments.get("patch_size", 32))
+    positions = image[0] / patch[0] * image[1] / patch[1]
+    needed = 4 * width * (12 * depth * width + positions)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"{architecture} with {arguments} needs {needed / 1e9:,.0f} GB for its weights, and this machine has "
+            f"{there / 1e9:,.0f} GB; take fewer blocks, a smaller width or image size, or larger patches"
+        )
 
 
 def _family_of(architecture: str) -> Any:
@@ -66,11 +90,28 @@ def build(architecture: str, arguments: dict[str, Any], *, pretrained: bool = Fa
         with warnings.catch_warnings(), init_empty_weights(include_buffers=False) if empty else nullcontext():
             warnings.simplefilter("ignore")
             model = timm.create_model(architecture, pretrained=pretrained, num_classes=0, **arguments)
-    except (AssertionError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except (AssertionError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+        # of torch's errors the first line: its own stack follows
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise UserError(f"timm cannot build {architecture} with {arguments}: {reason}") from error
     model.architecture, model.model_args = architecture, arguments
     return model
+
+
+def check_arguments(arguments: object, source: str) -> None:
+    """Raise UserError for what a file may not ask of timm: anything but arguments of a model's own constructor.
+
+    `timm.create_model` takes options of its own by the same way, among them the paths of files to load.
+    """
+    import timm
+    from timm.models import build_model_with_cfg
+
+    if not isinstance(arguments, dict):
+        raise UserError(f"{source!r}: its model_args are no arguments by name")
+    taken = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
+    for name in arguments:
+        if name in {*taken, "features_only", "out_indices"}:
+            raise UserError(f"{source!r}: its model_args have {name!r}, which is no size of an encoder; refused")
 
 
 def build_empty(architecture: str, arguments: dict[str, Any]) -> Any:

@@ -13,6 +13,9 @@ from .timm_names import SHORT_NAMES, check_architecture
 
 Kind = Literal["random", "timm", "hub", "weights"]
 _FORMS = "a run directory, a weights file, a directory with config.json, timm:NAME, hf:OWNER/NAME or random:NAME"
+#: signs of a label, and how none begins
+_LONGEST_LABEL, _FORMULA = 200, "=+-@"
+_CHECKPOINT = re.compile(r"[\w-][\w.-]*")
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -92,13 +95,27 @@ def _control(name: str) -> str:
 
 
 def parse_all(texts: Sequence[str], reading: Reading | None = None) -> list[ModelSpec]:
-    """Parse the models of one command; their labels must differ."""
+    """Parse the models of one command; their labels must differ, and be such that figures and tables can hold them."""
     specs = [parse(text, reading) for text in texts]
     labels = [spec.label for spec in specs]
     for label in labels:
+        _check_label(label)
         if labels.count(label) > 1:
             raise UserError(f"two models are called {label!r}; tell them apart with LABEL=SPEC")
     return specs
+
+
+def _check_label(label: str) -> None:
+    """Refuse what no figure has room for or shows, and what a spreadsheet that opens a CSV would compute."""
+    if len(label) > _LONGEST_LABEL or not label.isprintable():
+        raise UserError(
+            f"{label[:_LONGEST_LABEL]!r} is no model's name: at most {_LONGEST_LABEL} signs, all of which can be seen; "
+            "give another with LABEL=SPEC"
+        )
+    if label[0] in _FORMULA:
+        raise UserError(
+            f"{label!r} begins with {label[0]}, a spreadsheet's sign of a formula; give another name with LABEL=SPEC"
+        )
 
 
 def _weights_path(path: Path) -> Path:
@@ -109,7 +126,10 @@ def _weights_path(path: Path) -> Path:
         return path
     last = path / "last"
     if last.is_file():
-        path = path / "checkpoints" / last.read_text(encoding="utf-8").strip()
+        named = last.read_text(encoding="utf-8", errors="replace").strip()
+        if not _CHECKPOINT.fullmatch(named):
+            raise UserError(f"{str(last)!r} names no checkpoint of this run but {named[:_LONGEST_LABEL]!r}")
+        path = path / "checkpoints" / named
     weights = find_weights(path)
     if weights is None:
         raise UserError(f"directory {str(path)!r} is no training run: it has neither `last` nor {', '.join(WEIGHTS)}")

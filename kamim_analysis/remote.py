@@ -5,6 +5,7 @@ Nothing that is read is lost in silence: what fails on the way is tried again, a
 
 import fcntl
 import hashlib
+import io
 import logging
 import os
 import tempfile
@@ -24,6 +25,9 @@ _KEPT = ("simplecache::", "filecache::")
 # seconds before a read that failed is tried again: two minutes of a network's weakness end no training of days,
 # and a URL that was mistyped is told of soon
 _PAUSES, _FIRST_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0), (0.5, 1.0)
+# bytes of a file that is read whole, an index or what tells of a shard's pictures, and of all that are read together:
+# the pictures of ImageNet-22k, 14 million, take under 1 GB
+_LARGEST_WHOLE, _LARGEST_TOGETHER = 2**27, 2**32
 # files that a process holds open: well below the usual limit of 1,024
 _OPEN_FILES = 256
 
@@ -126,6 +130,67 @@ def _filesystem(url: str, _process: int) -> tuple[Any, str]:
     return files, root.rstrip("/")
 
 
+class _TooMuch(Exception):
+    """More came than was asked for."""
+
+
+class _Bounded(io.RawIOBase):
+    """A file to write to that takes so many bytes and no more."""
+
+    def __init__(self, file: io.BytesIO | io.BufferedWriter, room: int) -> None:
+        self._file, self._room = file, room
+
+    def write(self, content: Any, /) -> int:
+        """Raises _TooMuch."""
+        self._room -= len(content)
+        if self._room < 0:
+            raise _TooMuch
+        return self._file.write(content)
+
+
+def _is_web(files: Any) -> bool:
+    """Whether whoever answers decides how much comes; clients of object stores read what they asked for."""
+    return "https" in files.protocol
+
+
+def _stream(files: Any, path: str, to: _Bounded, **headers: str) -> None:
+    """A web server's answer piece by piece, so that one without an end fills neither memory nor disk."""
+    files.get_file(path, to, headers={**files.kwargs.get("headers", {}), **headers})
+
+
+def _streamed(files: Any, path: str, most: int, **headers: str) -> bytes:
+    found = io.BytesIO()
+    _stream(files, path, _Bounded(found, most), **headers)
+    return found.getvalue()
+
+
+def _whole(files: Any, path: str) -> bytes:
+    """A small file. Raises _TooMuch for a large one."""
+    if _is_web(files):
+        return _streamed(files, path, _LARGEST_WHOLE)
+    if files.info(path)["size"] > _LARGEST_WHOLE:
+        raise _TooMuch
+    return bytes(files.cat_file(path))
+
+
+def _part(files: Any, path: str, start: int, length: int) -> bytes:
+    """Up to `length` bytes. Raises _TooMuch where more come."""
+    if _is_web(files):
+        return _streamed(files, path, length, Range=f"bytes={start}-{start + length - 1}") if length else b""
+    return bytes(files.cat_file(path, start=start, end=start + length))
+
+
+def _copy(files: Any, path: str, copy: Path, size: int) -> None:
+    """A whole file to `copy`. Raises _TooMuch for one of more than `size` bytes."""
+    if _is_web(files):
+        with copy.open("wb") as file:
+            _stream(files, path, _Bounded(file, size))
+    elif files.info(path)["size"] > size:
+        raise _TooMuch
+    else:
+        files.get_file(path, str(copy))
+
+
 @dataclass(frozen=True)
 class RemoteFolder:
     """A folder behind a URL, read through fsspec."""
@@ -133,26 +198,42 @@ class RemoteFolder:
     url: str
 
     def read(self, names: Sequence[str]) -> list[bytes]:
-        """Whole files, several at a time."""
+        """Whole files, several at a time. Raises UserError for what no index is as large as."""
+        found: list[bytes] = []
         with ThreadPoolExecutor(16) as threads:
-            return list(threads.map(self._read, names))
+            for name, content in zip(names, threads.map(self._read, names), strict=True):
+                found.append(content)
+                if sum(map(len, found)) > _LARGEST_TOGETHER:
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    raise self._too_large(name)
+        return found
 
     def _read(self, name: str) -> bytes:
-        return self._patiently(name, lambda files, path: bytes(files.cat_file(path)), _FIRST_PAUSES)
+        try:
+            return self._patiently(name, _whole, _FIRST_PAUSES)
+        except _TooMuch as error:
+            raise self._too_large(name) from error
+
+    def _too_large(self, name: str) -> UserError:
+        return UserError(f"{self.url!r} sends far more for {name} than packed shards have there; it is no such data")
 
     def read_range(self, file: Stored, start: int, length: int) -> bytes:
         """One request."""
-        stop = start + length
-        found = self._patiently(file.name, lambda files, path: bytes(files.cat_file(path, start=start, end=stop)))
-        if len(found) > length:
+        try:
+            return self._patiently(file.name, lambda files, path: _part(files, path, start, length))
+        except _TooMuch as error:
             raise UserError(
                 f"{self.url!r} gives whole files only: read it as simplecache::{self.url}, which keeps them"
-            )
-        return found
+            ) from error
 
-    def fetch(self, name: str, path: Path) -> None:
-        """Copy a whole file."""
-        self._patiently(name, lambda files, remote: files.get_file(remote, str(path)))
+    def fetch(self, file: Stored, path: Path) -> None:
+        """Copy a whole file. Raises UserError for one that is larger than it should be."""
+        try:
+            self._patiently(file.name, lambda files, remote: _copy(files, remote, path, file.size))
+        except _TooMuch as error:
+            raise UserError(
+                f"{file.name} of {self.url!r} is not the file that its index names: it is larger"
+            ) from error
 
     def _patiently(
         self, name: str, read: Callable[[Any, str], _Read], pauses: tuple[float, ...] | None = None
@@ -163,7 +244,7 @@ class RemoteFolder:
         for pause in (*pauses, None):
             try:
                 return read(files, f"{root}/{name}")
-            except FileNotFoundError:
+            except (FileNotFoundError, _TooMuch):
                 raise
             except Exception as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -214,6 +295,13 @@ class KeptFolder:
         self._keep(file)
         return LocalFolder(self.storage).read_range(kept, start, length)
 
+    def _fetch(self, file: Stored, copy: Path) -> None:
+        self.remote.fetch(file, copy)
+        with copy.open("rb") as fetched:
+            found = hashlib.file_digest(fetched, "sha256").hexdigest()
+        if found != file.sha256:
+            raise UserError(f"{file.name} of {self.remote.url!r} is not the file that its index names")
+
     def _keep(self, file: Stored) -> None:
         whole = self.storage / file.sha256
         aside = self.storage / (file.sha256 + PARTIAL)
@@ -223,12 +311,11 @@ class KeptFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if whole.is_file():
                     return
-                self.remote.fetch(file.name, aside)
-                with aside.open("rb") as copy:
-                    found = hashlib.file_digest(copy, "sha256").hexdigest()
-                if found != file.sha256:
-                    raise UserError(f"{file.name} of {self.remote.url!r} is not the file that its index names")
-                aside.replace(whole)
+                try:
+                    self._fetch(file, aside)
+                    aside.replace(whole)
+                finally:
+                    aside.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"cannot keep {file.name} of {self.remote.url!r} in {str(self.storage)!r}: {error.strerror or error}"

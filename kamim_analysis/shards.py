@@ -9,7 +9,7 @@ same seed chooses, crops and masks the same pictures, whether they are packed or
 """
 
 import hashlib
-import json
+import io
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ from jaxtyping import Int32, Int64, UInt8, UInt32
 from numpy import ndarray
 
 from .data import Pictures, Split
-from .decode import UnreadableImage
+from .decode import UnreadableImage, opened
 from .errors import UserError
+from .plain_data import json_of
 from .remote import Folder, Stored, is_url, open_folder
 
 INDEX, PLAN = "index.json", "packing.json"
@@ -42,9 +43,15 @@ def members_file(shard: str) -> str:
 
 
 def decode_packed(encoded: bytes) -> UInt8[ndarray, "y x 3"] | None:
-    """A JPEG as RGB, by OpenCV: in half of Pillow's time, the same pixels. None where it is none."""
+    """A JPEG as RGB, by OpenCV: in half of Pillow's time, the same pixels. None where it is none, or too large."""
+    try:
+        with opened(io.BytesIO(encoded)) as image:  # by its header alone
+            if image.format not in ("JPEG", "MPO"):
+                return None
+    except Exception:  # whatever Pillow's readers raise
+        return None
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
@@ -123,7 +130,8 @@ class PackedPictures:
         """The decoded picture and its class. Raises UnreadableImage."""
         pixels = decode_packed(self.encoded(index))
         if pixels is None:
-            raise UnreadableImage(self.name(index), f"no JPEG in {self.shards[self.shard[self.order[index]]].name}")
+            shard = self.shards[self.shard[self.order[index]]]
+            raise UnreadableImage(self.name(index), f"no JPEG, or one too large, in {shard.name}")
         return pixels, int(self.members.label[self.order[index]])
 
     def name(self, index: int) -> str:
@@ -148,13 +156,24 @@ class ShardIndex:
     @property
     def has_two_splits(self) -> bool:
         """Whether training and validation pictures are apart."""
-        return len(self.content["splits"]) == 2
+        return len(self.content.get("splits", ())) == 2
 
     def pictures(self, split: Split) -> Pictures:
         """The pictures of a split; a source with one split has the same for both.
 
-        Raises UserError where a file that tells what is in a shard is missing or damaged.
+        Raises UserError where a file that tells what is in a shard is missing or damaged, and so where the index is.
         """
+        try:
+            return self._pictures(split)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:  # a name or a value that a bit changed
+            raise self._damaged_index(error) from error
+
+    def _damaged_index(self, error: Exception) -> UserError:
+        return UserError(
+            f"{INDEX} of {self.source!r} is damaged ({type(error).__name__}: {error}); put back a copy, or pack again"
+        )
+
+    def _pictures(self, split: Split) -> Pictures:
         splits = self.content["splits"]
         about = splits[split if self.has_two_splits else next(iter(splits))]
         shards = tuple(Stored(shard["file"], shard["bytes"], shard["sha256"]) for shard in about["shards"])
@@ -181,10 +200,32 @@ class ShardIndex:
         for name, content, shard in zip(names, contents, shards, strict=True):
             if hashlib.sha256(content).hexdigest() != shard["members_sha256"]:
                 raise UserError(f"{name} of {self.source!r} is damaged or another; pack it again in a new directory")
-        return [Members.of(safetensors.numpy.load(content)) for content in contents]
+        return [self._checked(content, shard) for content, shard in zip(contents, shards, strict=True)]
+
+    def _checked(self, content: bytes, shard: Mapping[str, Any]) -> Members:
+        """What is in a shard. Raises UserError where that cannot be: the sums are of the same hand as the numbers."""
+        try:
+            found = Members.of(safetensors.numpy.load(content))
+            one = {len(values) for name, values in vars(found).items() if name != "names"}
+            within = found.offset.astype(np.int64) + found.length <= shard["bytes"]
+            right = len(one) == 1 and np.count_nonzero(found.names == 0) in one and bool(within.all())
+            right = right and min(part.min(initial=0) for part in (found.offset, found.length, found.label)) >= 0
+            right = right and found.label.max(initial=-1) < max(1, len(self.content["classes"]))
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+            right = False
+        if not right:
+            name = members_file(shard["file"])
+            raise UserError(f"{name} of {self.source!r} tells of pictures that cannot be in the shard; pack it again")
+        return found
 
     def damaged(self) -> Iterator[str]:
         """Each file whose bytes are not those that were packed, with what is wrong; everything is read."""
+        try:
+            yield from self._damaged_files()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise self._damaged_index(error) from error
+
+    def _damaged_files(self) -> Iterator[str]:
         for shard in (shard for about in self.content["splits"].values() for shard in about["shards"]):
             try:
                 if self._digest(Stored(shard["file"], shard["bytes"], shard["sha256"])) != shard["sha256"]:
@@ -200,6 +241,21 @@ class ShardIndex:
         return digest.hexdigest()
 
 
+def _is_index(content: dict[str, Any]) -> bool:
+    """Whether an index tells all that is read from it, and names files beside it only."""
+    try:
+        splits = content["splits"].values()
+        shards = [shard for about in splits for shard in about["shards"]]
+        names = [shard[key] for shard in shards for key in ("file", "sha256", "members_sha256")]
+        beside = all(isinstance(name, str) and Path(name).name == name and name.isprintable() for name in names)
+        sizes = all(isinstance(shard["bytes"], int) and 0 <= shard["bytes"] < 2**63 for shard in shards)
+        told = all(isinstance(about["unlabelled"], str) for about in splits)
+        named = all(isinstance(name, str) for name in content["classes"])
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return 1 <= len(splits) <= 2 and beside and sizes and told and named
+
+
 def find_shards(source: str) -> ShardIndex | None:
     """The packed shards at a path or URL; None where a path is anything else.
 
@@ -208,13 +264,15 @@ def find_shards(source: str) -> ShardIndex | None:
     folder = open_folder(source)
     content: Any = None
     try:
-        content = json.loads(folder.read([INDEX])[0])
+        content = json_of(folder.read([INDEX])[0])
     except (OSError, ValueError) as error:
         if is_url(source):
             raise UserError(f"no packed shards at {source!r}: {INDEX} is missing or damaged ({error})") from error
     if isinstance(content, dict) and content.get("kind") == KIND:
-        if content["format"] != FORMAT:
-            raise UserError(f"{source!r} is packed in format {content['format']}, and {FORMAT} is read here")
+        if content.get("format") != FORMAT:
+            raise UserError(f"{source!r} is packed in format {content.get('format')}, and {FORMAT} is read here")
+        if not _is_index(content):
+            raise UserError(f"{INDEX} of {source!r} is damaged, or names files elsewhere; pack it again")
         return ShardIndex(source, folder, content)
     if is_url(source):
         raise UserError(f"{INDEX} at {source!r} is not one of packed shards; kamim pack writes them")

@@ -11,11 +11,13 @@ import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .plain_data import json_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 #: ends the name of a file that says in which shard each tensor of a large model lies
@@ -26,6 +28,12 @@ _HARMLESS = ("torch", "collections", "numpy", "argparse", "yacs", "_codecs", "bu
 OURS = "kamim"
 # the old format: magic number, protocol, system, the object, the keys of its storages; then the tensors' bytes
 _LEGACY_PICKLES = 5
+# of the largest published encoders, in the format that takes most, some 100 kB and 3,000 tensors
+_LONGEST_HEADER, _MOST_TENSORS = 16_000_000, 50_000
+# bytes of a checkpoint's pickle, which holds names and shapes and no tensors
+_LONGEST_PICKLE = 64_000_000
+# bytes that are copied from one mapping of a file
+_PORTION = 2**24
 
 
 def check(path: Path) -> None:
@@ -51,7 +59,7 @@ def parts(path: Path) -> list[Path]:
     if not path.name.endswith(INDEX):
         return [path]
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json_of(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{str(path)!r} is no index of shards: {' '.join(str(error).split())}") from error
     if not names or not all(name.endswith(".safetensors") and Path(name).name == name for name in names):
@@ -64,9 +72,11 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size, 100_000_000):
-                raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
+            if length > min(size, _LONGEST_HEADER):
+                raise ValueError(f"its header is longer than the file, or than {_LONGEST_HEADER:,} bytes")
+            header: dict[str, Any] = json_of(file.read(length))
+        if len(header) > _MOST_TENSORS:
+            raise ValueError(f"it has {len(header):,} tensors, and {_MOST_TENSORS:,} are read at most")
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         if max(ends, default=0) + 8 + length > size:
             raise ValueError("it is truncated")
@@ -82,6 +92,7 @@ def _check_pickle(path: Path) -> None:
                 member = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
                 if member is None:
                     raise UserError(f"{str(path)!r} is a zip file but no torch checkpoint (it has no data.pkl)")
+                _check_members(archive, path)
                 pickled = archive.read(member)
         else:
             with path.open("rb") as file:
@@ -91,8 +102,24 @@ def _check_pickle(path: Path) -> None:
         for name in _names_in(pickled):
             if name.split(".")[0].split(" ")[0] not in _HARMLESS:
                 raise UserError(f"{str(path)!r} holds pickled code ({name}), which is never executed; refused")
-    except (zipfile.BadZipFile, ValueError, IndexError, OSError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error, ValueError,
+            IndexError, OSError) as error:  # fmt: skip
         raise UserError(f"{str(path)!r} is no torch checkpoint: {' '.join(str(error).split())}") from error
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse an archive that unpacks to more than its file holds: torch compresses nothing, a bomb is compressed."""
+    unpacked, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+    if unpacked > size:
+        raise UserError(
+            f"{str(path)!r} would unpack to {unpacked:,} bytes from {size:,}: torch writes no such file; if its origin "
+            "is sound, load it and torch.save it again"
+        )
+    if (
+        archive.getinfo(next(name for name in archive.namelist() if name.endswith("data.pkl"))).file_size
+        > _LONGEST_PICKLE
+    ):
+        raise UserError(f"{str(path)!r} holds a pickle of more than {_LONGEST_PICKLE:,} bytes beside its tensors")
 
 
 def _names_in(pickled: bytes) -> list[str]:
@@ -101,11 +128,11 @@ def _names_in(pickled: bytes) -> list[str]:
     stream = io.BytesIO(pickled)
     for _ in range(_LEGACY_PICKLES):
         if stream.tell() < len(pickled):
-            names += _globals_of(list(pickletools.genops(stream)))
+            names += _globals_of(pickletools.genops(stream))
     return names
 
 
-def _globals_of(operations: list[tuple[Any, Any, Any]]) -> list[str]:
+def _globals_of(operations: Iterable[tuple[Any, Any, Any]]) -> list[str]:
     names, strings = [], []
     for opcode, argument, _position in operations:
         if isinstance(argument, str) and opcode.name != "GLOBAL":
@@ -159,6 +186,8 @@ def _read_pickle(path: Path) -> Any:
         except Exception as error:  # unpickling reports damage as RuntimeError, EOFError, KeyError, UnpicklingError
             lines = str(error).splitlines() or [type(error).__name__]
             reason = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0])
+            # torch advises to load without the guard
+            reason = "it holds more than weights" if "weights_only" in reason else reason
             raise UserError(f"{str(path)!r} cannot be read as weights: {' '.join(reason.split())}") from error
 
 
@@ -187,12 +216,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None
     header = _safetensors_header(path)
     try:
         described = header.pop("__metadata__", {}).get(OURS)
-        description = json.loads(described) if described else None
-        tensors = {}
-        for name in header:
+        description = json_of(described) if described else None
+        tensors: dict[str, Any] = {}
+        for names in _portions(header):
             # opened anew for each: the pages of one mapping would stay in memory beside the copies
             with safe_open(path, framework="pt") as file:
-                tensors[name] = file.get_tensor(name).clone()
+                tensors |= {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{str(path)!r} is no readable safetensors file: {' '.join(str(error).split())}") from error
     if not tensors or not isinstance(description, dict | None):
@@ -200,10 +229,24 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None
     return tensors, description
 
 
+def _portions(header: dict[str, Any]) -> Iterator[list[str]]:
+    """The names of a file's tensors, in its order, some megabytes at a time."""
+    names: list[str] = []
+    taken = 0
+    for name, entry in header.items():
+        names.append(name)
+        taken += entry["data_offsets"][1] - entry["data_offsets"][0]
+        if taken > _PORTION:
+            yield names
+            names, taken = [], 0
+    yield names
+
+
 def _contents(loaded: Any, path: Path) -> Contents:
     """Find the state dicts in what a torch checkpoint held: the dictionary itself, or entries of it."""
     entries = {str(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
     states = {name: found for name, value in {"": entries, **entries}.items() if (found := _tensors_of(value))}
+    _check_storage(states, path)
     if not states:
         raise UserError(f"{str(path)!r} holds no tensors by name, so it is no checkpoint")
     settings = entries.get("args")
@@ -212,6 +255,20 @@ def _contents(loaded: Any, path: Path) -> Contents:
         settings=settings if isinstance(settings, dict) else dict(getattr(settings, "__dict__", {})),
         others=tuple(name for name, value in entries.items() if name not in states and not _is_tensor(value)),
     )
+
+
+def _check_storage(states: dict[str, dict[str, Any]], path: Path) -> None:
+    """Refuse tensors that say one stored number many times over: a few bytes would take any amount of memory."""
+    for name, tensor in ((name, tensor) for state in states.values() for name, tensor in state.items()):
+        stored = tensor.untyped_storage().nbytes() // tensor.element_size() if tensor.layout is _strided() else 0
+        if tensor.numel() > stored:
+            raise UserError(f"{str(path)!r}: {name} has {tensor.numel():,} numbers, and {stored:,} are in the file")
+
+
+def _strided() -> Any:
+    import torch
+
+    return torch.strided
 
 
 def _is_tensor(value: Any) -> bool:

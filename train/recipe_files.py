@@ -16,6 +16,7 @@ import yaml
 
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
+from kamim_analysis.plain_data import yaml_of
 
 RECIPES = Path(__file__).with_name("recipes")
 #: settings whose value is one of several classes, and the package whose plug-ins these are
@@ -92,7 +93,7 @@ def read(path: Path, above: tuple[Path, ...] = ()) -> RecipeFile:
 def _load(path: Path) -> dict[str, Any]:
     """The settings in one file."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read recipe {str(path)!r}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -104,7 +105,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _base_path(path: Path, name: Any) -> Path:
     """Where the base of a file lies: of a shipped recipe's name, or of a path relative to the file."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or "\0" in name:
         raise UserError(f"recipe {str(path)!r}: 'base' is {name!r}, neither a shipped recipe's name nor a file")
     if name.endswith((".yaml", ".yml")):
         return path.parent / name

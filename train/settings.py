@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
 from kamim_analysis.keypoints._detector import Detector
+from kamim_analysis.plain_data import yaml_of
 
 from .objectives._objective import Objective
 from .recipe import FREE_TO_CHANGE, Recipe
@@ -37,6 +39,8 @@ _MISTAKES = (ArgumentError, TypeError, ValueError, yaml.YAMLError)
 #: options that choose a class, and where it stands in a recipe
 _CHOOSING = {"--objective": ("objective",), "--objective.detector": ("objective", "init_args", "detector")}
 _TAKEN = ("--config", *_CHOOSING)
+#: where a class may be named: what jsonargparse imports, it executes
+_NAMING = ("class_path", "help", *CHOICES)
 
 
 def _check_names(settings: dict[str, Any]) -> None:
@@ -52,6 +56,36 @@ def _check_names(settings: dict[str, Any]) -> None:
                 near = plugins.nearest(name, known[group])
                 there = f"did you mean {near!r}?" if near else f"there are: {', '.join(known[group])}"
                 raise ValueError(f"no setting {f'{group}.{name}' if group else name!r}; {there}")
+
+
+def _check_classes(name: str, value: Any) -> None:
+    """Raise ValueError for a class that no plug-in defines, wherever in the value of setting `name` it stands.
+
+    jsonargparse imports the module of any class that is named to it, which executes that module, before it looks
+    whether the class fits.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_classes(str(key), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_classes("", inner)
+    elif isinstance(value, str) and name in _NAMING:
+        module, _, last = value.rpartition(".")
+        ours = not module or module.startswith("kamim_analysis.")
+        if not ours or (module and all(chosen_class(last, package) is object for package in CHOICES.values())):
+            raise ValueError(
+                f"no class {value!r} among the objectives and detectors of this package; give its name alone"
+            )
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Likewise for what is left of a command line, or of a sweep's file: `--NAME VALUE`, `--NAME=VALUE`."""
+    words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for name, value in pairwise(words):
+        leaf = name.rsplit(".", 1)[-1].removeprefix("--").rstrip("+")
+        if name.startswith("--"):
+            _check_classes(leaf, yaml_of(value) if leaf in ("objective", "detector", "init_args") else value)
 
 
 def recipe_parser() -> ArgumentParser:
@@ -104,6 +138,8 @@ def _laid_out(arguments: Sequence[str]) -> tuple[dict[str, Any], list[Path], lis
 def _parse(parser: ArgumentParser, settings: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Raises one of _MISTAKES."""
     _check_names(settings)
+    _check_classes("", settings)
+    _check_overrides(overrides)
     text = yaml.safe_dump(_with_whole_detector(settings))
     parsed = vars(parser.instantiate(parser.parse_args(["--config", text, *overrides])))
     return Recipe(**{name: value for name, value in parsed.items() if name != "config"})
@@ -145,10 +181,7 @@ def load_recipe(path: Path, parser: ArgumentParser | None = None) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """Refuse numbers that no run can have, before anything is built. Raises UserError."""
-    for name, value in flatten(recipe).items():
-        leaf = name.rsplit(".", 1)[-1]
-        if leaf in _POSITIVE and isinstance(value, int | float) and not value > 0:
-            raise UserError(f"{name} is {value}; it must be greater than 0")
+    _check_numbers(recipe)
     if recipe.optim.warmup_epochs >= recipe.optim.epochs:
         raise UserError(
             f"optim.warmup_epochs {recipe.optim.warmup_epochs} is not less than optim.epochs {recipe.optim.epochs}"
@@ -167,6 +200,16 @@ def check(recipe: Recipe) -> None:
             )
 
 
+def _check_numbers(recipe: Recipe) -> None:
+    """Each by itself. Raises UserError."""
+    for name, value in flatten(recipe).items():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf in _POSITIVE and isinstance(value, int | float) and not value > 0:
+            raise UserError(f"{name} is {value}; it must be greater than 0")
+        if name in _AT_MOST and value is not None and value > _AT_MOST[name]:
+            raise UserError(f"{name} is {value}, and no machine trains that; it must be {_AT_MOST[name]} at most")
+
+
 def _check_device(recipe: Recipe) -> None:
     """Refuse to do on the device what only data workers can."""
     theirs = recipe.objective.workers_work()
@@ -181,6 +224,16 @@ _POSITIVE = (
     "patch_size width depth heads per_class device_size mixed_shards accumulate micro_batch checkpoint_every "
     "keep_every log_every clip_norm max_steps"
 ).split()
+
+
+#: ten times and more what the largest published encoders have; within these, memory decides (`encoders.create`)
+_AT_MOST = {
+    "encoder.depth": 1_000,
+    "encoder.width": 32_768,
+    "encoder.heads": 32_768,
+    "encoder.image_size": 16_384,
+    "encoder.patch_size": 16_384,
+}
 
 
 def _cells(recipe: Recipe) -> dict[str, int | None]:

@@ -20,6 +20,7 @@ import yaml
 
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
+from kamim_analysis.plain_data import yaml_of
 
 from .recipe_files import recipe_path
 
@@ -110,7 +111,7 @@ def read(path: Path, overrides: Mapping[str, Any]) -> Sweep:
     Raises UserError with one line that names the file and the key.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml_of(path.read_text(encoding="utf-8"))
         return sweep_of(loaded, overrides, path.parent)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read sweep {str(path)!r}: {' '.join(str(error).split())}") from error

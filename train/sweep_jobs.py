@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kamim_analysis.errors import UserError
+from kamim_analysis.plain_data import json_of
 
 from .sweep_cell import CellRun
 
@@ -69,9 +71,19 @@ class Queue:
         path = self._path(name)
         if not path.is_file():
             return ""
-        job_id = json.loads(path.read_text(encoding="utf-8"))
+        job_id = self._noted(path)
         job = self._job_class(self._folder, job_id)
         return "" if job.done(force_check=True) else f"job {job_id} is {job.state.lower()}"
+
+    def _noted(self, path: Path) -> str:
+        """The job's id, which is part of the names of submitit's files. Raises UserError where it cannot be one."""
+        try:
+            job_id = json_of(path.read_bytes())
+        except ValueError:
+            job_id = None
+        if not isinstance(job_id, str) or not re.fullmatch(r"\w+", job_id):
+            raise UserError(f"{str(path)!r} is damaged; see whether the cell's job still runs, remove it, and go on")
+        return job_id
 
     def submit(self, cell: CellRun) -> Any:
         """Hand a cell in; submitit's job."""

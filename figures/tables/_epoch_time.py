@@ -1,6 +1,5 @@
 """Time of pre-training for Table 4 of KAMIM: from the logs of runs, each against the SimMIM run of the same recipe."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,9 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 from numpy import ndarray
+
+from kamim_analysis.errors import UserError
+from kamim_analysis.plain_data import json_of, yaml_of
 
 from ._facts import Number, facts_of_model
 
@@ -29,15 +31,23 @@ class Run:
 
 
 def read_run(directory: Path) -> Run | None:
-    """A directory's run, or None where it holds none that ended."""
+    """A directory's run, or None where it holds none that ended. Raises UserError for files that are not a run's."""
     if not all((directory / name).is_file() for name in (_LOG, _CONFIG, _ENCODER)):
         return None
-    recipe = yaml.safe_load((directory / _CONFIG).read_text(encoding="utf-8"))
-    encoder = json.loads((directory / _ENCODER).read_text(encoding="utf-8"))
-    entries = [json.loads(line) for line in (directory / _LOG).read_text(encoding="utf-8").splitlines()]
-    rates = [entry["images_per_second"] for entry in entries if "images_per_second" in entry]
-    facts, _ = facts_of_model({**encoder, "label": directory.name, "training": recipe})
-    return Run(str(directory), recipe, facts, 1 / np.array(rates[1:], np.float64))
+    try:
+        recipe = yaml_of((directory / _CONFIG).read_text(encoding="utf-8"))
+        encoder = json_of((directory / _ENCODER).read_text(encoding="utf-8"))
+        entries = [json_of(line) for line in (directory / _LOG).read_text(encoding="utf-8").splitlines()]
+        rates = [entry["images_per_second"] for entry in entries if "images_per_second" in entry]
+        facts, _ = facts_of_model({**encoder, "label": directory.name, "training": recipe})
+        seconds = 1 / np.array(rates[1:], np.float64)
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"run {str(directory)!r} cannot be read: {_CONFIG}, {_ENCODER} or {_LOG} is not what kamim train writes "
+            f"({reason})"
+        ) from error
+    return Run(str(directory), recipe, facts, seconds)
 
 
 def epoch_times(runs: Sequence[Run]) -> list[Number]:

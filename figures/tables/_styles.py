@@ -110,8 +110,8 @@ def _markdown_table(table: Laid) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown leaves as it is."""
-    return re.sub(r"([\\|*_`<>\[\]~])", r"\\\1", text)
+    """Text in one line that Markdown leaves as it is, entities and what readers take for mathematics too."""
+    return re.sub(r"([\\|*_`<>\[\]~&$#])", r"\\\1", " ".join(text.split()))
 
 
 # --- LaTeX ----------------------------------------------------------------------------------------------------------
@@ -160,19 +160,21 @@ def _latex_number(cell: Cell) -> str:
     return rf"${value}^{{{sign}{_marks(cell)}}}$"
 
 
+# the end of a row takes a bracket or an asterisk that follows for its own
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "≠": r"$\neq$", "—": "---", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}", "[": "{[}", "*": "{*}",
+    "≠": r"$\neq$", "—": "---", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }  # fmt: skip
 
 
 def latex(text: str) -> str:
-    r"""Text with LaTeX's own characters escaped.
+    r"""Text in one line with LaTeX's own characters escaped.
 
     >>> print(latex("A_B & 50%"))
     A\_B \& 50\%
     """
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------

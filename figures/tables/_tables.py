@@ -6,6 +6,7 @@ from pathlib import Path
 from kamim_analysis import plugins
 from kamim_analysis.errors import UserError
 from kamim_analysis.results import METRICS
+from kamim_analysis.results_reading import refusing
 
 from ._epoch_time import epoch_times, read_run
 from ._facts import Number, numbers_in
@@ -36,10 +37,10 @@ def _numbers(directories: Sequence[Path]) -> list[Number]:
     found = []
     for directory, run in runs.items():
         inside = directory / "results"
-        if (inside / METRICS).is_file():
-            found += numbers_in(inside)
-        elif run is None:
-            found += numbers_in(directory)
+        holding = inside if (inside / METRICS).is_file() else directory
+        if holding == inside or run is None:
+            with refusing(f"no table can be laid out of {str(holding)!r}"):
+                found += numbers_in(holding)
     return found + epoch_times([run for run in runs.values() if run is not None])
 
 

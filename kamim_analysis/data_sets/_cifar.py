@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import io
 import pickle
 import zlib
 from dataclasses import dataclass
@@ -15,9 +16,40 @@ from numpy import ndarray
 from ..data import Pictures
 from ..errors import UserError
 
-# what numpy itself puts into a pickle to make an array and a number of it again
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_SCALAR = np.float64(0).__reduce__()[0]
+# what an array's elements, or a number, may be: others' sizes and fields numpy takes from a pickle unchecked
+_ELEMENTS = ("u1", "i1", "i2", "i4", "i8", "f4", "f8")
+
+
+class _Kind:
+    """Stands for numpy.dtype in a pickle."""
+
+    def __init__(self, name: str, *_flags: bool) -> None:
+        if name not in _ELEMENTS:
+            raise pickle.UnpicklingError(f"array elements {name!r}")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Of what follows only the order of the bytes matters."""
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for numpy.ndarray in a pickle, until all is read."""
+
+    def __init__(self, *_empty: object) -> None:
+        self.found = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Version, shape, elements, whether the first axis varies fastest, and bytes."""
+        _version, shape, kind, fortran, raw = state
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        self.found = np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _number(kind: _Kind, raw: str | bytes) -> Any:
+    """A number of numpy's."""
+    return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, kind.dtype)[0]
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -28,16 +60,19 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _encode,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _RECONSTRUCT for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
 }
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Containers, numbers, text and numpy arrays; torchvision's reader would call whatever the file names."""
+class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Containers, numbers, text and numpy arrays; torchvision's reader would call whatever the file names.
+
+    Python's own unpickler and not that in C, which takes 34 GB for a memo that a file of ten bytes numbers 2^31.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -49,15 +84,17 @@ class _ArraysOnly(pickle.Unpickler):
 def load(path: Path) -> dict[str, Any]:
     """The dictionary in a file. Raises FileNotFoundError, and UserError for what is no CIFAR file."""
     try:
-        with path.open("rb") as file:
-            entries = _ArraysOnly(file, encoding="latin1").load()
+        content = path.read_bytes()
+        if not content.endswith(pickle.STOP):
+            raise pickle.UnpicklingError("it is truncated")
+        entries = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     except OSError:
         raise
     except Exception as error:  # a damaged pickle fails in many ways
         raise UserError(f"{str(path)!r} is no CIFAR file: {' '.join(str(error).split())}") from error
     if not isinstance(entries, dict):
         raise UserError(f"{str(path)!r} is no CIFAR file: it holds a {type(entries).__name__}, not a dictionary")
-    return entries
+    return {str(key): one.found if isinstance(one, _Array) else one for key, one in entries.items()}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import errno
 import io
 import re
 import tarfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ TRAINING_PICTURES = 1_281_167
 CLASSES = 1000
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
+_LARGEST_FILE = 16_000_000
 _VALIDATION_FILE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
@@ -77,15 +79,22 @@ def _validation_truth(root: Path) -> list[str]:
     """The synset of each validation picture, in the order of their numbers, from the devkit."""
     from scipy.io import loadmat
 
-    synsets = np.atleast_1d(loadmat(io.BytesIO(_devkit_file(root, _META)), squeeze_me=True)["synsets"])
-    synset = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    return [synset[int(line)] for line in _devkit_file(root, _TRUTH).split()]
+    try:
+        synsets = np.atleast_1d(loadmat(io.BytesIO(_devkit_file(root, _META)), squeeze_me=True)["synsets"])
+        synset = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        return [synset[int(line)] for line in _devkit_file(root, _TRUTH).split()]
+    except OSError:
+        raise
+    except Exception as error:  # scipy's reader, zlib and tarfile meet damage in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the devkit in {str(root)!r} is damaged ({_META} or {_TRUTH}): {reason}") from error
 
 
 def _devkit_file(root: Path, name: str) -> bytes:
     """A file of the devkit's folder, or of its archive, which is not unpacked for it."""
     if (root / _DEVKIT).is_dir():
-        return (root / _DEVKIT / "data" / name).read_bytes()
+        with (root / _DEVKIT / "data" / name).open("rb") as file:
+            return _bounded(file.read)
     path = root / f"{_DEVKIT}.tar.gz"
     with tarfile.open(path) as archive:
         try:
@@ -94,7 +103,15 @@ def _devkit_file(root: Path, name: str) -> bytes:
             member = None
         if member is None:
             raise FileNotFoundError(errno.ENOENT, "not in the archive", f"{path}/{name}")
-        return member.read()
+        return _bounded(member.read)
+
+
+def _bounded(read: Callable[[int], bytes]) -> bytes:
+    """A small file's bytes. Raises ValueError for one of more than 16 MB: the devkit's have less than 1 MB."""
+    content = read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"a file of more than {_LARGEST_FILE:,} bytes")
+    return content
 
 
 def _described(synset: str) -> str:

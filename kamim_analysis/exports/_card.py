@@ -78,8 +78,8 @@ A control with random weights, for comparison with trained ones. It has learned 
 _LICENCE = """\
 None is stated, for the export knows none. Whoever publishes these weights should add `license:` to the metadata of
 this file, and mind the terms of the source weights and of the pictures they were trained on."""
-# what would be markup in a heading
-_MARKUP = re.compile(r"([\\`*\[\]<>&])")
+# what would be markup in a heading or a line
+_MARKUP = re.compile(r"([\\`*_~|#$\[\]<>&])")
 
 
 def model_card(opened: OpenedModel, exported: Exported, recipe: dict[str, Any], folder: str) -> str:
@@ -93,8 +93,7 @@ def model_card(opened: OpenedModel, exported: Exported, recipe: dict[str, Any], 
         "Provenance": _bullets(_provenance(opened)),
         "Citation": "\n\n".join(f"```bibtex\n{paper}\n```" for paper in _PAPERS.get(objective_of(recipe), ())),
     }
-    title = _MARKUP.sub(r"\\\1", _name(opened))
-    head = [_metadata(opened, exported, recipe), f"# {title}", _summary(opened, exported)]
+    head = [_metadata(opened, exported, recipe), f"# {_plain(_name(opened))}", _summary(opened, exported)]
     return "\n\n".join([*head, *(f"## {name}\n\n{text}" for name, text in sections.items() if text)]) + "\n"
 
 
@@ -150,7 +149,8 @@ def _training(opened: OpenedModel, recipe: dict[str, Any]) -> list[str]:
         return [f"none: seeded random weights (seed {told['seed']})"]
     lines = [f"{what}: `{_code(words)}`" for what, words in facts(recipe).items()] if recipe else []
     if "step" in told:
-        lines.append(f"weights after step {told['step']}, written by kamim-analysis {told.get('version', 'unknown')}")
+        version = _plain(str(told.get("version", "unknown")))
+        lines.append(f"weights after step {told['step']}, written by kamim-analysis {version}")
     if isinstance(opened.masked_model, MaskedImageModel):
         lines.append("the source holds a mask token and a linear reconstruction head, as SimMIM trains them")
     elif opened.masked_model is not None:
@@ -182,7 +182,7 @@ def _provenance(opened: OpenedModel) -> list[str]:
     lines = [f"source: `{_code(_without_folder(opened.spec))}`{layout}"]
     if "sha256" in told:
         lines.append(f"sha256 of the source's weights: `{told['sha256']}`")
-    lines += [_code(note) for note in told.get("notes", ())]
+    lines += [_plain(note) for note in told.get("notes", ())]
     return [*lines, f"exported by kamim-analysis {__version__}"]
 
 
@@ -206,6 +206,11 @@ def _without_folder(spec: str) -> str:
 def _code(text: str) -> str:
     """Text that cannot break out of a line, or of code in it."""
     return " ".join(text.replace("`", "'").split())
+
+
+def _plain(text: str) -> str:
+    """Text in one line that Markdown leaves as it is."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
 def _bullets(lines: tuple[str, ...] | list[str]) -> str:

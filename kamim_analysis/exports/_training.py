@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from ..plain_data import yaml_of
+
 # as `train/run_directory.py` has it, which the core does not import
 _RECIPE = "config.yaml"
 
@@ -17,7 +19,7 @@ def recipe_of(weights: Path) -> dict[str, Any]:
     elif weights.name != "encoder.safetensors":
         return {}
     try:
-        recipe = yaml.safe_load((run / _RECIPE).read_text(encoding="utf-8"))
+        recipe = yaml_of((run / _RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return recipe if isinstance(recipe, dict) and objective_of(recipe) else {}

@@ -713,7 +713,7 @@ def test_markdown_has_as_many_cells_in_every_row(wild: Path) -> None:
     text = tables([wild], ["attmask"], style="markdown")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
-    assert r"A\_B & 50% #1 {x} $y$ ^\~\\ \| \<b\>\*" in text
+    assert r"A\_B \& 50% \#1 {x} \$y\$ ^\~\\ \| \<b\>\*" in text
 
 
 def test_an_unknown_style_is_refused(wild: Path) -> None:
