@@ -28,9 +28,10 @@ def write_and_compare(
     samples: Mapping[str, Samples],
 ) -> None:
     """`results.write`, and comparison.csv where there are several models."""
-    results.write(directory, manifest, rows, arrays, samples)
     if len(samples) > 1:
         compare_all(samples).to_csv(directory / results.COMPARISON, index=False)
+    # last, since the manifest tells the check sums of all files
+    results.write(directory, manifest, rows, arrays, samples)
 
 
 def compare_all(samples: Mapping[str, Samples]) -> pd.DataFrame:

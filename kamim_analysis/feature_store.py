@@ -6,9 +6,12 @@
 
 A shard holds the pictures of a stretch of the split in ascending order of their index in the data, less those that
 could not be read, whose indices are `unreadable`. Reading maps the files into memory and touches what is asked for.
+Each tensor has a check sum in its shard, which is compared when the tensor is first read; the index has its own.
 """
 
+import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,15 +28,25 @@ from .decode import UnreadableImage
 from .errors import UserError, some
 from .extraction import Features, Key, Wanted
 from .fingerprints import pictures_fingerprint
+from .lock import LOCK
 from .output import PARTIAL
+from .plain_data import json_of
 from .sampling import ChosenPictures
 
 INDEX, FORMAT = "features.json", 1
+#: of a shard's metadata, and of an index whose shards all have it: the CRC-32 of each tensor by name
+CHECK_SUMS = "crc32"
+_DIGEST = "sha256"
+
+
+#: what every index tells
+_TOLD = set("model data features last_layer norm dtype batch_size shard_pictures splits".split())
 
 
 def holds_store(folder: Path) -> bool:
     """Whether features were written there, or were about to be when the process was killed."""
-    return (folder / INDEX).is_file() or all(path.name == INDEX + PARTIAL for path in folder.iterdir())
+    begun = (INDEX + PARTIAL, LOCK)
+    return (folder / INDEX).is_file() or all(path.name in begun for path in folder.iterdir())
 
 
 def tensor_name(key: Key) -> str:
@@ -74,7 +87,8 @@ class FeatureStore:
 
     def split(self, name: str) -> "StoredSplit":
         """The pictures of a split. Raises UserError for a shard that is missing or damaged."""
-        return StoredSplit([self.file(shard) for shard in self.shards if shard.startswith(f"{name}/")])
+        files = [self.file(shard) for shard in self.shards if shard.startswith(f"{name}/")]
+        return StoredSplit(files, summed=CHECK_SUMS in self.index)
 
     def unfit_for(
         self, encoder: Mapping[str, Any], label: str, keys: Sequence[Key], wanted: Wanted, data: ChosenPictures
@@ -147,14 +161,55 @@ def open_store(path: Path) -> FeatureStore:
     """Raises UserError for a directory that holds no features, or those of another version's format."""
     index: Any = None
     with suppress(OSError, ValueError):
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        index = json_of((path / INDEX).read_text(encoding="utf-8"))
     if not isinstance(index, dict) or "format" not in index:
-        raise UserError(f"{str(path)!r} holds no features ({INDEX} is missing or unreadable); run kamim features first")
+        raise UserError(
+            f"{str(path)!r} holds no features ({INDEX} is missing or unreadable); write them to a new directory with "
+            "kamim features"
+        )
     if index["format"] != FORMAT:
         raise UserError(
             f"features in {str(path)!r} are of format {index['format']}, and {FORMAT} is read here; extract them anew"
         )
+    # stores of before had no check sums
+    if not _is_possible(index) or (_DIGEST in index and index[_DIGEST] != _digest(index)):
+        raise UserError(f"{str(path / INDEX)!r} is damaged; put back a copy, or extract the features anew")
     return FeatureStore(path, index)
+
+
+def _is_possible(index: Mapping[str, Any]) -> bool:
+    """Whether an index, whoever wrote it, tells all that is read from it, and names and counts that can be."""
+    try:
+        shapes, splits, size, last = (index[name] for name in ("features", "splits", "shard_pictures", "last_layer"))
+        named = all(layer.isdecimal() and len(layer) < 6 for layer, _ in (name.split(".") for name in shapes))
+        sides = all(_is_count(side) for shape in shapes.values() for side in shape)
+        counts = all(_is_count(about["pictures"]) and _is_count(about["chosen"]) for about in splits.values())
+        within = all(about["chosen"] <= about["pictures"] and "fingerprint" in about for about in splits.values())
+        described = not encoder_difference(index["model"], index["model"])  # which reads all that is compared
+        sized = _is_count(size) and size > 0 and _is_count(last)
+        return named and sides and counts and within and described and sized and index.keys() >= _TOLD
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**31
+
+
+def with_digest(index: dict[str, Any]) -> dict[str, Any]:
+    """An index with the SHA-256 of all that it tells."""
+    return index | {_DIGEST: _digest(index)}
+
+
+def _digest(index: Mapping[str, Any]) -> str:
+    told = {key: value for key, value in index.items() if key != _DIGEST}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def check_sum(tensor: Tensor) -> int:
+    """CRC-32 of a tensor's type, shape and numbers: a gigabyte takes under a second, less than a disk reads it in."""
+    about = zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, about)
 
 
 def encoder_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -175,31 +230,57 @@ def encoder_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str
 
 
 class StoredSplit:
-    """The shards of a split, mapped into memory."""
+    """The shards of a split, mapped into memory. `summed`: each tensor must have a check sum."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = list(files)
+    def __init__(self, files: Sequence[Path], *, summed: bool = False) -> None:
+        self.files, self.summed = list(files), summed
         self._opened: dict[int, Any] = {}
+        self._intact: set[tuple[int, str]] = set()
         parts = {
             name: [self.tensor(i, name) for i in range(len(files))] for name in ("indices", "labels", "unreadable")
         }
+        for i, found in enumerate(zip(*parts.values(), strict=True)):
+            if {(one.dtype, one.ndim) for one in found} != {(torch.int64, 1)} or len(found[0]) != len(found[1]):
+                raise self._damaged(i, "its indices and labels are not those of pictures")
         self.indices, self.labels, self.unreadable = map(torch.cat, parts.values())
-        #: the first row of each shard
-        self.starts = torch.tensor([0, *map(len, parts["indices"])]).cumsum(0)[:-1]
+        #: pictures of each shard, and the first row of each
+        self.lengths = list(map(len, parts["indices"]))
+        self.starts = torch.tensor([0, *self.lengths]).cumsum(0)[:-1]
 
     def tensor(self, shard: int, name: str) -> Tensor:
-        """A tensor of a shard, not read before it is touched."""
+        """A tensor of a shard, read whole for its check sum the first time, and later where it is touched."""
         try:
             if shard not in self._opened:
                 self._opened[shard] = safe_open(self.files[shard], "pt")
             mapped: Tensor = self._opened[shard].get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"shard {str(self.files[shard])!r} is damaged or missing ({reason}); remove it and run the same kamim "
-                "features again"
-            ) from error
+            if (shard, name) not in self._intact:
+                self._compare(shard, name, mapped)
+                self._intact.add((shard, name))
+        except (OSError, SafetensorError, TypeError, ValueError) as error:
+            raise self._damaged(shard, " ".join(str(error).split())) from error
         return mapped
+
+    def features(self, shard: int, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Features of the pictures of a shard, each of this shape, as `tensor` reads them."""
+        found = self.tensor(shard, name)
+        if found.shape != (self.lengths[shard], *shape) or not found.is_floating_point():
+            raise self._damaged(shard, f"{name} is {found.dtype} of {list(found.shape)}, not as the index tells")
+        return found
+
+    def _damaged(self, shard: int, reason: str) -> UserError:
+        return UserError(
+            f"shard {str(self.files[shard])!r} is damaged or missing ({reason}); remove it and run the same kamim "
+            "features again"
+        )
+
+    def _compare(self, shard: int, name: str, tensor: Tensor) -> None:
+        """Raise ValueError for a tensor that is not the one that was written."""
+        metadata = self._opened[shard].metadata() or {}
+        noted = json_of(metadata.get(CHECK_SUMS, "{}"))
+        if name not in noted and (self.summed or noted):
+            raise ValueError(f"the check sum of {name} is missing")
+        if name in noted and noted[name] != check_sum(tensor):
+            raise ValueError(f"the check sum of {name} differs")
 
     def rows_of(self, indices: Int64[Tensor, " i"]) -> tuple[Int64[Tensor, " i"], Any]:
         """The row of each picture, and whether there is one."""
@@ -234,7 +315,8 @@ class StoredRows:
         read = torch.empty(len(rows), *self.shape_of_one)
         for shard in shards.unique().tolist():
             here = (shards == shard).nonzero()[:, 0]
-            read[here] = self.split.tensor(shard, self.name)[rows[here] - self.split.starts[shard]].float()
+            features = self.split.features(shard, self.name, self.shape_of_one)
+            read[here] = features[rows[here] - self.split.starts[shard]].float()
         return read
 
 

@@ -24,7 +24,7 @@ from numpy import ndarray
 from PIL import Image
 from rich.progress import track
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from .data import Pictures, Split, Unreadable, has_two_splits, open_pictures
 from .decode import UnreadableImage
@@ -32,13 +32,17 @@ from .errors import UserError
 from .fingerprints import pictures_fingerprint
 from .lock import LOCK, locked
 from .output import PARTIAL, flush, unwritable, write_file
-from .runtime import progress_console, quiet_worker
+from .plain_data import json_of
+from .runtime import progress_console
 from .shards import FORMAT, INDEX, KIND, PLAN, Members, decode_packed, joined_names, members_file
+from .worker_processes import load_batches
 
 # Shards mix the classes, so that a few of them are a fair sample. With the seed of the commands' own default: their
 # sample of N pictures then lies in the first shards, and to look at some pictures of a remote set takes few of them.
 _MIXING_SEED = 0
 _BATCH = 16
+# pixels of a JPEG's longer side, libjpeg's JPEG_MAX_DIMENSION
+_LONGEST = 65500
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +102,17 @@ class _ToPack(Dataset[Any]):
 
 
 def encode(pixels: UInt8[ndarray, "y x 3"], size: int, quality: int) -> bytes:
-    """A JPEG whose shorter side is `size` pixels, or less where the picture's is: antialiased, never enlarged."""
+    """A JPEG whose shorter side is `size` pixels, or less where the picture's is: antialiased, never enlarged.
+
+    Raises UnreadableImage, whose name is empty, for a picture too long for any JPEG.
+    """
     image = Image.fromarray(pixels)
     shorter = min(image.size)
     if shorter > size:
         width, height = (round(side * size / shorter) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if max(image.size) > _LONGEST:
+        raise UnreadableImage("", f"{image.width} x {image.height} pixels are too long for a JPEG ({_LONGEST} at most)")
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -152,17 +161,35 @@ def _begin(plan: Mapping[str, Any], out: Path) -> dict[str, Any] | None:
     """Write the plan unless it is there; the index where all is packed already. Raises UserError for another plan."""
     index: dict[str, Any] | None = None
     if (out / INDEX).is_file():
-        index = json.loads((out / INDEX).read_bytes())
-        earlier = index.get("packing") if index else None
+        index = _noted(out / INDEX)
+        earlier = index.get("packing")
     elif (out / PLAN).is_file():
-        earlier = json.loads((out / PLAN).read_bytes())
+        earlier = _noted(out / PLAN)
     else:
         write_file(out / PLAN, _json(plan))
         earlier = plan
-    different = _difference(earlier or {}, plan)
+    try:
+        different = _difference(earlier or {}, plan)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(out / (PLAN if index is None else INDEX)) from error
     if different:
         raise UserError(f"{str(out)!r} holds another packing ({different}); give a new --out, or the same to go on")
     return index
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What an earlier packing wrote of itself. Raises UserError where that is damaged."""
+    try:
+        noted = json_of(path.read_bytes())
+    except ValueError:
+        noted = None
+    if not isinstance(noted, dict):
+        raise _damaged(path)
+    return noted
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{str(path)!r} is damaged; remove it, and the same command goes on with the shards there are")
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -242,14 +269,9 @@ def _loaded(
     """The pictures at `indices`, in that order, as they go into shards."""
     if not indices:
         return
-    loader = DataLoader(
-        _ToPack(pictures, packing.size, packing.quality),
-        batch_sampler=[indices[start : start + _BATCH] for start in range(0, len(indices), _BATCH)],
-        num_workers=packing.workers,
-        collate_fn=list,
-        worker_init_fn=quiet_worker,
-    )
-    items = (item for batch in loader for item in batch)
+    batches = [indices[start : start + _BATCH] for start in range(0, len(indices), _BATCH)]
+    to_pack = _ToPack(pictures, packing.size, packing.quality)
+    items = (item for batch in load_batches(to_pack, batches, list, workers=packing.workers) for item in batch)
     yield from track(
         items, description, total=len(indices), console=progress_console(), refresh_per_second=1, update_period=1.0
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from .bootstrap import mean_interval
 from .errors import UserError
-from .output import MANIFEST
+from .output import MANIFEST, naming
+from .plain_data import json_of
+from .results_reading import is_manifest, read_arrays, read_metrics
 
 COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images", "protocol"]
 METRICS, COMPARISON = "metrics.csv", "comparison.csv"
 _SAMPLES = "samples"
+#: of the manifest: SHA-256 of each file of numbers by name, and of all else that stands in the manifest
+_DIGESTS = "sha256"
 
 Samples = dict[tuple[str, str, int | None], NDArray[np.float32]]
 """Each image's own value, [images] in the order of the data, by analysis, statistic and layer (mean over heads)."""
@@ -77,7 +82,16 @@ def rows_by_head(
 
 @dataclass(frozen=True)
 class Results:
-    """A directory that `kamim analyze` wrote."""
+    """A directory that `kamim analyze` wrote.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> rows = rows_of("knn", "top1_k20", np.array([[1.0], [0.0]]), layers=[12])  # of two pictures, at one layer
+    >>> with TemporaryDirectory() as folder:
+    ...     write(Path(folder), {"models": [{"label": "KAMIM"}]}, {"KAMIM": rows}, {})
+    ...     results = Results.open(folder)
+    ...     results.select("knn", "top1_k20").value.tolist(), results.models
+    ([0.5], ['KAMIM'])
+    """
 
     directory: Path
 
@@ -92,23 +106,59 @@ class Results:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv: one row for each number, in the columns `COLUMNS`; layer and head are nullable integers."""
-        # only numbers can be missing: a model called NA or 007 keeps its name
-        texts = ("model", "analysis", "statistic", "protocol")
-        table = pd.read_csv(
-            self.directory / METRICS,
-            dtype={"layer": "Int64", "head": "Int64"} | dict.fromkeys(texts, "str"),
-            keep_default_na=False,
-            na_values={name: [""] for name in COLUMNS if name not in texts},
-        )
-        # results of before numbers carried their protocol have no such column
-        return table if "protocol" in table else table.assign(protocol="")
+        """metrics.csv: one row for each number, in the columns `COLUMNS`; layer and head are nullable integers.
+
+        Raises UserError, as all that reads a file of the directory does, where it is not what was written.
+        """
+        path = self._intact(METRICS)
+        try:
+            return read_metrics(path, COLUMNS, self.models)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise self._damaged(METRICS) from error
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """manifest.json: versions, seeds, data, weights, command."""
-        manifest: dict[str, Any] = json.loads((self.directory / MANIFEST).read_text(encoding="utf-8"))
-        return manifest
+        try:
+            manifest = json_of((self.directory / MANIFEST).read_bytes())
+        except ValueError:
+            manifest = None
+        if not is_manifest(manifest):
+            raise self._damaged(MANIFEST)
+        digests = manifest.get(_DIGESTS, {})
+        # results of before had no check sums
+        if _DIGESTS in manifest and (
+            not isinstance(digests, dict) or digests.get(MANIFEST) != _digest_of_manifest(manifest)
+        ):
+            raise self._damaged(MANIFEST)
+        told: dict[str, Any] = manifest
+        return told
+
+    def _intact(self, name: str) -> Path:
+        """A file that is as it was written; once for each reader, so that large ones are read twice at most."""
+        path = self.directory / name
+        noted = self._digests.get(name)
+        if noted is not None and name not in self._known_intact:
+            if _digest(path) != noted:
+                raise self._damaged(name)
+            self._known_intact.add(name)
+        return path
+
+    @cached_property
+    def _digests(self) -> Mapping[str, str]:
+        """What the files were when they were written; empty in results of before."""
+        digests: dict[str, str] = self.manifest.get(_DIGESTS, {})
+        return digests
+
+    @cached_property
+    def _known_intact(self) -> set[str]:
+        return set()
+
+    def _damaged(self, name: str) -> UserError:
+        return UserError(
+            f"{str(self.directory / name)!r} is damaged, or was changed after it was written; put back a copy, or run "
+            "the command that wrote it again"
+        )
 
     @property
     def models(self) -> list[str]:
@@ -122,29 +172,41 @@ class Results:
 
     def arrays(self, file: str, label: str) -> dict[str, NDArray[Any]]:
         """The arrays of one model in `file`.npz by name; empty where the analysis did not run for it."""
-        path = self.directory / f"{file}.npz"
-        if not path.is_file():
+        name = f"{file}.npz"
+        if not (self.directory / name).is_file():
             return {}
         prefix = f"{self.models.index(label)}."
-        with np.load(path, allow_pickle=False) as archive:
-            return {key.removeprefix(prefix): archive[key] for key in archive.files if key.startswith(prefix)}
+        path = self._intact(name)
+        try:
+            return read_arrays(path, prefix)
+        except Exception as error:  # whatever zipfile, zlib and NumPy raise
+            raise self._damaged(name) from error
 
     def samples(self, label: str) -> Samples:
         """Each image's own values of one model, for paired comparisons; empty in results of before they were kept."""
         found: Samples = {}
         for key, values in self.arrays(_SAMPLES, label).items():
-            analysis, statistic, layer = key.split(".")
-            found[analysis, statistic, int(layer) if layer else None] = values
+            try:
+                analysis, statistic, layer = key.split(".")
+                found[analysis, statistic, int(layer) if layer else None] = values
+            except ValueError as error:
+                raise self._damaged(f"{_SAMPLES}.npz") from error
         return found
 
     @cached_property
     def comparison(self) -> pd.DataFrame:
         """comparison.csv: differences between models on the same images (`comparison.COLUMNS`); empty for one model."""
-        path = self.directory / COMPARISON
-        if not path.is_file():
+        if not (self.directory / COMPARISON).is_file():
             return pd.DataFrame()
         names = dict.fromkeys(("model_a", "model_b", "analysis", "statistic"), "str")
-        return pd.read_csv(path, dtype={"layer": "Int64", **names}, keep_default_na=False, na_values={"layer": [""]})
+        path = self._intact(COMPARISON)
+        # only numbers can be missing: the difference of undefined ones is
+        numbers = ("layer", "a", "b", "difference", "ci_low", "ci_high", "effect_size", "p_value", "p_holm")
+        missing = {name: [""] for name in numbers}
+        try:
+            return pd.read_csv(path, dtype={"layer": "Int64", **names}, keep_default_na=False, na_values=missing)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise self._damaged(COMPARISON) from error
 
     def select(self, analysis: str, statistic: str | None = None, *, heads: bool = False) -> pd.DataFrame:
         """Rows of one analysis (and statistic): means over heads, or with `heads` those of single heads."""
@@ -160,13 +222,14 @@ def write(
     arrays: Mapping[str, Mapping[str, Mapping[str, NDArray[Any]]]],
     samples: Mapping[str, Samples] | None = None,
 ) -> None:
-    """Write metrics.csv, the arrays, each image's values and the manifest.
+    """Write metrics.csv, the arrays, each image's values and the manifest with the check sums of all.
 
     `rows` and `samples`: by label; `arrays`: by file, label and name.
     """
     table = pd.DataFrame([(label, *row) for label, some in rows.items() for row in some], columns=COLUMNS)
     table = table.astype({"layer": "Int64", "head": "Int64"})
-    table.to_csv(directory / METRICS, index=False)
+    with naming(directory / METRICS):
+        table.to_csv(directory / METRICS, index=False)
     labels = [model["label"] for model in manifest["models"]]
     flat = {
         label: {f"{analysis}.{statistic}.{'' if layer is None else layer}": values
@@ -176,5 +239,25 @@ def write(
     for file, by_label in [*arrays.items(), (_SAMPLES, flat)]:
         named = {f"{labels.index(label)}.{k}": v for label, some in by_label.items() for k, v in some.items()}
         if named:
-            np.savez_compressed(directory / f"{file}.npz", **named)  # type: ignore[arg-type]
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            with naming(directory / f"{file}.npz"):
+                np.savez_compressed(directory / f"{file}.npz", **named)  # type: ignore[arg-type]
+    said = json.dumps(_with_digests(manifest, directory), indent=2)
+    with naming(directory / MANIFEST):
+        (directory / MANIFEST).write_text(f"{said}\n", encoding="utf-8")
+
+
+def _with_digests(manifest: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """The manifest with the SHA-256 of the files beside it and its own."""
+    digests = {path.name: _digest(path) for path in sorted(directory.iterdir()) if path.suffix in (".csv", ".npz")}
+    plain: dict[str, Any] = json.loads(json.dumps(manifest))
+    return plain | {_DIGESTS: digests | {MANIFEST: _digest_of_manifest(plain)}}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_manifest(manifest: dict[str, Any]) -> str:
+    said = {key: value for key, value in manifest.items() if key != _DIGESTS}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

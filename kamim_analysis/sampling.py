@@ -1,6 +1,9 @@
 """Which pictures a frozen model is shown: the same for every model of a command."""
 
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy import ndarray
@@ -19,6 +22,32 @@ class ChosenPictures:
     bank: Pictures | None
     bank_indices: list[int]
     unreadable: Unreadable
+
+    def changed(self) -> list[str]:
+        """Pictures that are no longer marked as they were (`Pictures.stamp`) when this was first asked, sorted.
+
+        Those that could not be read are left out. `unreadable.check` tells of them.
+        """
+        stamps = zip(self._at_first, self._stamps(), self._names(), strict=True)
+        self.unreadable.changed |= {name for before, now, name in stamps if before != now} - self.unreadable.names
+        return sorted(self.unreadable.changed)
+
+    @cached_property
+    def _at_first(self) -> list[int]:
+        return list(self._stamps())
+
+    def _stamps(self) -> Iterator[int]:
+        """Their check sums: of a million pictures, a hundredth of what the texts would take."""
+        for pictures, index in self._all():
+            yield zlib.crc32(pictures.stamp(index).encode(errors="surrogateescape"))
+
+    def _names(self) -> Iterator[str]:
+        return (pictures.identity(index) for pictures, index in self._all())
+
+    def _all(self) -> Iterator[tuple[Pictures, int]]:
+        yield from ((self.test, index) for index in self.test_indices)
+        if self.bank is not None:
+            yield from ((self.bank, index) for index in self.bank_indices)
 
     @property
     def neighbours(self) -> int:
@@ -69,7 +98,9 @@ def open_data(
         bank = open_pictures(source, "train", root=root, seed=seed)
         bank_indices = choose(bank, None if bank_all or images is None else 2 * images, seed)
     unreadable = Unreadable(len(indices) + len(bank_indices), max_unreadable)
-    return ChosenPictures(source, test, indices, bank, bank_indices, unreadable)
+    chosen = ChosenPictures(source, test, indices, bank, bank_indices, unreadable)
+    chosen.changed()  # from now on
+    return chosen
 
 
 def choose(pictures: Pictures, count: int | None, seed: int, *, shown: tuple[int, ...] = ()) -> list[int]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from kamim_analysis import weights_file
 from kamim_analysis.errors import UserError
 from kamim_analysis.output import PARTIAL, flush, write_file
+from kamim_analysis.plain_data import json_of
 from kamim_analysis.version import __version__
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def verify(folder: Path) -> None:
             "resumed; give a new directory (the weights in it still open as a MODEL)"
         )
     try:
-        contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
+        contents = json_of((folder / CONTENTS).read_text(encoding="utf-8"))
         form, step, files = contents["format"], contents["step"], contents["files"]
         noted = {name: (files[name]["bytes"], files[name]["sha256"]) for name in (MODEL, OPTIMIZER)}
     except FileNotFoundError as error:

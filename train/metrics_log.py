@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kamim_analysis.errors import UserError
 from kamim_analysis.output import unwritable, write_file
+from kamim_analysis.plain_data import json_of
 from kamim_analysis.runtime import progress_console
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,15 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         drop_after(self.path, first_step)
-        self.tensorboard = SummaryWriter(str(self.events), purge_step=first_step or None)
+        self.excepthook, threading.excepthook = threading.excepthook, self._quiet
+        before = set(threading.enumerate())
+        try:
+            with self._writing(self.events):
+                self.tensorboard = SummaryWriter(str(self.events), purge_step=first_step or None)
+        except BaseException:
+            self._end_quiet(before)
+            raise
+        self.others = before
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -60,7 +69,6 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         if self.active:
             self.progress.start()
-            self.excepthook, threading.excepthook = threading.excepthook, self._quiet
         return self
 
     def __exit__(
@@ -76,7 +84,14 @@ class MetricsLog:
             if kind is None:  # else that is what is told
                 raise
         finally:
-            threading.excepthook = self.excepthook
+            self._end_quiet(self.others)
+
+    def _end_quiet(self, others: set[threading.Thread]) -> None:
+        """Once TensorBoard's thread has ended, which may still be at failing."""
+        for thread in set(threading.enumerate()) - others:
+            if type(thread).__module__.startswith("tensorboard"):
+                thread.join(1.0)
+        threading.excepthook = self.excepthook
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Append the numbers of optimizer step `step` (1 for the first); null is one that is not finite."""
@@ -130,11 +145,11 @@ def drop_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            entry: dict[str, Any] = json.loads(line)
+            entry = json_of(line)
         except ValueError:  # the line that a kill cut short
             continue
-        if entry["step"] <= step:
-            kept.append(line + "\n")
-    write_file(path, "".join(kept).encode())
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and entry["step"] <= step:
+            kept.append(line + b"\n")
+    write_file(path, b"".join(kept))

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from kamim_analysis.output import MANIFEST
+from kamim_analysis.output import MANIFEST, write_file
+from kamim_analysis.plain_data import json_of
 
 from .recipe import Data
 from .sweep import TRAINED, Cell, Evaluation
@@ -102,9 +103,7 @@ class CellRun:
     def _note(self, step: Step) -> None:
         """Write down that a step ended well; whole or not at all."""
         ended = _ended(self.directory) | {step.name: self._asked(step)}
-        aside = self.directory / f"{ENDED}.partial"
-        aside.write_text(json.dumps(ended, indent=2) + "\n", encoding="utf-8")
-        aside.replace(self.directory / ENDED)
+        write_file(self.directory / ENDED, (json.dumps(ended, indent=2) + "\n").encode())
 
 
 def cell_run(cell: Cell, evaluations: Sequence[Evaluation], data: Data, out: Path, processes: int = 1) -> CellRun:
@@ -157,6 +156,9 @@ def duration(seconds: float) -> str:
 
 
 def _ended(directory: Path) -> dict[str, list[str]]:
-    path = directory / ENDED
-    found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    """Nothing where the file is missing or damaged: every command then runs again, and finds what it did."""
+    try:
+        found = json_of((directory / ENDED).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

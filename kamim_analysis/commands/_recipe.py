@@ -10,6 +10,12 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..train.recipe import Recipe
 
+#: what a training takes less memory with; the first two may differ when it goes on from a checkpoint
+LESS_MEMORY = (
+    "take a lower --efficiency.micro_batch or fewer --efficiency.workers, which leave the results as they are, or a "
+    "lower --optim.batch_size or --encoder.image_size"
+)
+
 
 def add_run_options(parser: Parser) -> None:
     """What to do with the recipe."""

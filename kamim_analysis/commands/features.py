@@ -6,6 +6,7 @@ from typing import Any
 from ..arguments import MODEL, Parser, add_pictures, add_reading, layers, names, reading, whole_number
 
 HELP = "extract a model's features once, for every evaluation to read"
+LESS_MEMORY = "take a lower --batch_size, --image_size or --shard_pictures, or fewer --workers"
 
 
 def run(arguments: list[str]) -> None:
@@ -43,6 +44,7 @@ def run(arguments: list[str]) -> None:
         store = write_store(extraction, chosen.out)
     if processes.is_first():
         print(_summary(store))
+    data.changed()
     data.unreadable.check()
 
 

@@ -1,6 +1,7 @@
 """`kamim finetune`: train an encoder to classify."""
 
 from ._classification import run_classification
+from ._recipe import LESS_MEMORY as LESS_MEMORY
 
 HELP = "fine-tune an encoder to classify pictures"
 

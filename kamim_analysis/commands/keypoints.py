@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..keypoints._drawing import Style
 
 HELP = "draw pictures with keypoints, their map and KAMIM's weights; with --cost, what detectors cost and weigh"
+LESS_MEMORY = "take a lower --image_size, or fewer --images"
 _TITLES = {
     "detector": "detector", "style": "map", "milliseconds": "ms / image", "weight_patch": "w_ps", "temperature": "T",
     "mean": "mean W", "median": "median", "p95": "p95", "max": "max", "share_at_1": "share at 1",

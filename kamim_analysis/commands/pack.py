@@ -8,6 +8,7 @@ from ..arguments import Parser, share, whole_number
 from ..errors import UserError, some
 
 HELP = "pack pictures into shards that load faster, from disk or a URL"
+LESS_MEMORY = "take fewer --workers"
 
 
 def run(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """`kamim probe`: a linear probe on a frozen encoder, trained on pictures."""
 
 from ._classification import run_classification
+from ._recipe import LESS_MEMORY as LESS_MEMORY
 
 HELP = "train a linear probe on a frozen encoder, on pictures"
 

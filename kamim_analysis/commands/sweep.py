@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import Parser, names, whole_number
 from ..errors import UserError
+from ..output import write_file
 from ..plugins import check as check_name
 from ..plugins import names as plugin_names
 from ._classification import split_overrides
+from ._recipe import LESS_MEMORY as LESS_MEMORY
 
 if TYPE_CHECKING:
     from ..train.recipe import Recipe
@@ -46,8 +48,7 @@ def run(arguments: list[str]) -> None:
         _tell(cells)
         return
     _check_out(chosen.out)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / _FILE).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    write_file(chosen.out / _FILE, path.read_bytes())
     runs = [cell for cell, _ in cells]
     failed = _submit(runs, chosen) if chosen.backend == "slurm" else _run_here(runs)
     _lay_out(chosen.out, asked.tables)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..arguments import Parser, names
 from ..errors import UserError
+from ..output import write_file
 from ..plugins import check as check_name
 from ..plugins import names as plugin_names
 
@@ -38,7 +39,8 @@ def run(arguments: list[str]) -> None:
     if chosen.out is None:
         print(text, end="")
     else:
-        _write(chosen.out, text)
+        write_file(chosen.out, text.encode())
+        print(chosen.out)
 
 
 def _check(out: Path, *, overwrite: bool) -> None:
@@ -46,15 +48,3 @@ def _check(out: Path, *, overwrite: bool) -> None:
         raise UserError(f"output {str(out)!r} is a directory; give a file")
     if out.exists() and not overwrite:
         raise UserError(f"output {str(out)!r} exists; give a new file, or add --overwrite")
-
-
-def _write(out: Path, text: str) -> None:
-    """Whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
-    try:
-        aside.write_text(text, encoding="utf-8", newline="")
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
-    print(out)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..arguments import Parser
 from ..errors import UserError
+from ._recipe import LESS_MEMORY as LESS_MEMORY
 from ._recipe import add_run_options, to_be_trained
 
 if TYPE_CHECKING:

@@ -104,6 +104,7 @@ def test_an_analysis_has_three_places_and_equal_numbers_one():
 
 
 def test_the_table_is_read_as_it_was_written(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text('{"models": []}')
     assert Results(tmp_path).comparison.empty
     table = compare_all({"NA": samples(1), "007": {**samples(2), ("knn", "top1_k1", None): np.ones(40, np.float32)}})
     table.to_csv(tmp_path / "comparison.csv", index=False)

@@ -80,7 +80,9 @@ def test_a_skipped_step_changes_nothing(
     assert told[2]["gradient_norm"] is None
     (report,) = lines(tmp_path / "run" / "nonfinite.jsonl")
     assert report["step"] == 3
-    assert report["last_checkpoint"].endswith("step-00000002")
+    # that of step 2 may still be being written
+    assert Path(report["last_checkpoint"]).name in ("step-00000001", "step-00000002")
+    assert Path(report["last_checkpoint"]).is_dir()
     assert math.isfinite(report["loss"])
 
 
