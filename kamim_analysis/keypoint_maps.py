@@ -24,8 +24,8 @@ def keypoint_map(
     Raises UserError for an unknown detector, and for `variance`, `entropy` and `uniform`, which mark no pixels.
 
     >>> import numpy as np
-    >>> keypoint_map(np.zeros((32, 32, 3), np.uint8)).sum()
-    np.uint64(0)
+    >>> int(keypoint_map(np.zeros((32, 32, 3), np.uint8)).sum())
+    0
     """
     if isinstance(detector, str):
         detector = find_detector(detector)

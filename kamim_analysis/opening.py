@@ -61,6 +61,14 @@ def load_encoder(spec: str, image_size: int | None = None, *, heads: int | None 
     SPEC is a run directory, a weights file (`FILE@teacher` for one of its encoders), a directory of the hub's layout,
     `timm:NAME`, `hf:OWNER/NAME` or `random:NAME`, as on the command line. `image_size` resizes the position embedding
     by timm's own function; None keeps the size of the weights. `heads` is the head count where the file does not tell.
+
+    It takes normalised pictures [B, 3, H, W]; without a classifier, calling it gives pooled features [B, C].
+
+    Raises UserError for whatever cannot be opened, in one line.
+
+    >>> encoder = load_encoder("random:vit_tiny", image_size=32)
+    >>> encoder.forward_features(torch.zeros(2, 3, 32, 32)).shape  # [batch, tokens, channels]: cls and 2 x 2 patches
+    torch.Size([2, 5, 192])
     """
     encoder: nn.Module = open_model(parse(spec, Reading(heads=heads)), image_size).encoder
     return encoder

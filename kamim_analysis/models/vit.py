@@ -23,7 +23,8 @@ def matches(model: nn.Module) -> bool:
     """Whether the model is a plain stack `blocks`, each with `attn`, on one grid of patches."""
     blocks = getattr(model, "blocks", None)
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    if grid is None or not hasattr(model, "num_prefix_tokens"):  # SAM's encoder has none: windows, heads in the batch
+    # SAM's encoder has neither: windows, heads in the batch; CaiT and ConViT count their prefix from timm 1.0.31 on
+    if grid is None or not (hasattr(model, "num_prefix_tokens") or hasattr(model, "cls_token")):
         return False
     return isinstance(blocks, nn.Sequential | nn.ModuleList) and hasattr(blocks[0], "attn")
 
@@ -39,7 +40,7 @@ def describe(model: Any) -> Anatomy:
         )
     # of the picture, also where a convolutional stem comes before the patches
     patch = Size(image.height // grid.height, image.width // grid.width)
-    prefix = int(model.num_prefix_tokens)
+    prefix = int(getattr(model, "num_prefix_tokens", 1))
     return Anatomy(
         family="vit",
         image_size=image,

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.integrate
 import torch
 from captum.attr import FeatureAblation
 from scipy.stats import spearmanr
@@ -267,7 +268,7 @@ def test_the_right_order_falls_fastest_and_rises_fastest():
 
 def test_the_area_is_numpys():
     curves = torch.rand(3, 9, generator=seeded(0))
-    np.testing.assert_allclose(area_under(curves), np.trapezoid(curves, dx=1 / 8), rtol=1e-6)
+    np.testing.assert_allclose(area_under(curves), scipy.integrate.trapezoid(curves, dx=1 / 8), rtol=1e-6)
 
 
 # decisions -----------------------------------------------------------------------------------------------------------
@@ -379,7 +380,7 @@ def test_it_leaves_every_number_and_every_array(make, bank, request, few):
         assert arrays[f"{name}_predicted"].shape == (3,)
         for kind, ends in (("deletion", (1, 0)), ("insertion", (0, 1)), ("random", (1, 0))):
             np.testing.assert_allclose(arrays[f"{name}_{kind}"][0, [0, -1]], ends, atol=1e-6)
-            area = np.trapezoid(arrays[f"{name}_{kind}"][0], dx=1 / 6)
+            area = scipy.integrate.trapezoid(arrays[f"{name}_{kind}"][0], dx=1 / 6)
             assert rows[f"{name}_{kind}_auc"].value == pytest.approx(area, abs=1e-6)
         for kind, sign in (("deletion", -1), ("insertion", 1)):
             gain = sign * (rows[f"{name}_{kind}_auc"].value - rows[f"{name}_random_auc"].value)

@@ -12,7 +12,7 @@ def test_scipy_s_percentile_interval(confidence):
     values = np.random.default_rng(0).exponential(size=60)
     mean, low, high = mean_interval(values[:, None], confidence=confidence, resamples=20000)
     expected = scipy.stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=20000, method="percentile", rng=1
+        (values,), np.mean, confidence_level=confidence, n_resamples=20000, method="percentile", random_state=1
     ).confidence_interval
     width = expected.high - expected.low
     np.testing.assert_allclose(mean[0], values.mean())
