@@ -45,7 +45,7 @@ lint: $(INSTALLED)
 	rm -rf build && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	cd build/wheel && unzip -q *.whl && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p kamim_analysis
-	PYTHONPATH=build/wheel $(BIN)/mypy --strict --config-file= --cache-dir .mypy_cache/user tests/coverage/every_public_name.py
+	cd build && PYTHONPATH="$(CURDIR)/build/wheel" ../$(BIN)/mypy --strict --config-file= ../tests/coverage/every_public_name.py
 
 bench: $(INSTALLED)
 	cd tests/benchmarks && for script in loading analyses memory opening features knn fast_probe objectives checkpoints; do ../../$(BIN)/python $$script.py || exit 1; done
