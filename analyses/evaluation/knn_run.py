@@ -139,7 +139,7 @@ class _Judged:
             self.rows += rows
             self.samples |= {("few_shot", name, key[0]): values.astype(np.float32) for name, values in samples.items()}
 
-    def _placed(self, key: Key) -> tuple["_Labelled", "_Labelled | None"]:
+    def _placed(self, key: Key) -> tuple["_Labelled", "_Bank | None"]:
         """Queries and bank where the search is fastest."""
         device = torch.device("cpu") if faiss_knows_gpus() else best_device()
 
@@ -156,3 +156,4 @@ class _Judged:
 
 
 _Labelled = tuple[Float[Tensor, "i d"], Int64[Tensor, " i"]]
+_Bank = tuple[Float[Tensor, "m d"], Int64[Tensor, " m"]]
