@@ -1,21 +1,16 @@
 """Names that are markup, code or mathematics: as they are in folders and labels, so they stand in a real browser."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 from kamim_analysis.cli import main
 from kamim_analysis.results import Results
 
-FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking".split()
 #: what each would do if it were markup: a script, a handler, an element, a style, a link; the last is mathematics
 LABELS = (  # no = in a label: it ends there
     "\"'><svg><script>Object.assign(window,{hacked:1})</script>",
@@ -28,27 +23,6 @@ CLASSES = (
     r"<h1 id=injected>$\undefined{$ & 'a' \"b\"",
     "⟨script⟩ &lt;b&gt; -- ]]> <!--",
 )
-
-
-def _require(*names: str) -> str:
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        reason = f"no {names[0]}: apt-get install chromium chromium-driver"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    """A browser without downloads."""
-    options = ChromeOptions()
-    options.binary_location = _require("chromium", "chromium-browser", "google-chrome")
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(executable_path=_require("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The report in a real browser: what people click, hover, slide, type and sort, against numpy on the arrays."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,41 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, Keys
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from kamim_analysis.results import Results
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking "
-    "--window-size=1280,1400"
-).split()
 SHOWN = {"light": "rgb(253, 253, 252)", "dark": "rgb(23, 24, 26)"}
-
-
-def require(*names: str) -> str:
-    """Path of a program by its first name that is there; no test without it, but in CI a failure."""
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        reason = f"no {names[0]}: apt-get install chromium chromium-driver"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    """One browser for all tests; paths are given, so that nothing is downloaded."""
-    options = ChromeOptions()
-    options.binary_location = require("chromium", "chromium-browser", "google-chrome")
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(executable_path=require("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 class Page:
