@@ -9,8 +9,6 @@ could not be read, whose indices are `unreadable`. Reading maps the files into m
 Each tensor has a check sum in its shard, which is compared when the tensor is first read; the index has its own.
 """
 
-import hashlib
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +28,7 @@ from .extraction import Features, Key, Wanted
 from .fingerprints import pictures_fingerprint
 from .lock import LOCK
 from .output import PARTIAL
-from .plain_data import json_of
+from .plain_data import digest_of, json_of
 from .sampling import ChosenPictures
 
 INDEX, FORMAT = "features.json", 1
@@ -172,7 +170,7 @@ def open_store(path: Path) -> FeatureStore:
             f"features in {str(path)!r} are of format {index['format']}, and {FORMAT} is read here; extract them anew"
         )
     # stores of before had no check sums
-    if not _is_possible(index) or (_DIGEST in index and index[_DIGEST] != _digest(index)):
+    if not _is_possible(index) or (_DIGEST in index and index[_DIGEST] != digest_of(index, without=_DIGEST)):
         raise UserError(f"{str(path / INDEX)!r} is damaged; put back a copy, or extract the features anew")
     return FeatureStore(path, index)
 
@@ -198,12 +196,7 @@ def _is_count(value: object) -> bool:
 
 def with_digest(index: dict[str, Any]) -> dict[str, Any]:
     """An index with the SHA-256 of all that it tells."""
-    return index | {_DIGEST: _digest(index)}
-
-
-def _digest(index: Mapping[str, Any]) -> str:
-    told = {key: value for key, value in index.items() if key != _DIGEST}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return index | {_DIGEST: digest_of(index, without=_DIGEST)}
 
 
 def check_sum(tensor: Tensor) -> int:

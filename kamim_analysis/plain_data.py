@@ -1,7 +1,8 @@
 """JSON and YAML of any origin as plain data: whatever stands there, reading ends, fits into memory, runs nothing."""
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def json_of(text: str | bytes) -> Any:
 
 def _parts(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def digest_of(told: Mapping[str, Any], *, without: str) -> str:
+    """SHA-256 of all that a mapping tells but the entry `without`, in which the digest itself may stand."""
+    rest = {key: value for key, value in told.items() if key != without}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def yaml_of(text: str) -> Any:

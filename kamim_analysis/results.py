@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .bootstrap import mean_interval
 from .errors import UserError
 from .output import MANIFEST, naming
-from .plain_data import json_of
+from .plain_data import digest_of, json_of
 from .results_reading import is_manifest, read_arrays, read_metrics
 
 COLUMNS = ["model", "analysis", "layer", "head", "statistic", "value", "ci_low", "ci_high", "images", "protocol"]
@@ -128,7 +128,7 @@ class Results:
         digests = manifest.get(_DIGESTS, {})
         # results of before had no check sums
         if _DIGESTS in manifest and (
-            not isinstance(digests, dict) or digests.get(MANIFEST) != _digest_of_manifest(manifest)
+            not isinstance(digests, dict) or digests.get(MANIFEST) != digest_of(manifest, without=_DIGESTS)
         ):
             raise self._damaged(MANIFEST)
         told: dict[str, Any] = manifest
@@ -250,14 +250,9 @@ def _with_digests(manifest: dict[str, Any], directory: Path) -> dict[str, Any]:
     """The manifest with the SHA-256 of the files beside it and its own."""
     digests = {path.name: _digest(path) for path in sorted(directory.iterdir()) if path.suffix in (".csv", ".npz")}
     plain: dict[str, Any] = json.loads(json.dumps(manifest))
-    return plain | {_DIGESTS: digests | {MANIFEST: _digest_of_manifest(plain)}}
+    return plain | {_DIGESTS: digests | {MANIFEST: digest_of(plain, without=_DIGESTS)}}
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_of_manifest(manifest: dict[str, Any]) -> str:
-    said = {key: value for key, value in manifest.items() if key != _DIGESTS}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -18,12 +18,13 @@ from kamim_analysis import weights_file
 from kamim_analysis.errors import UserError
 from kamim_analysis.output import PARTIAL, flush, write_file
 from kamim_analysis.plain_data import json_of
+from kamim_analysis.source import CHECKPOINT
 from kamim_analysis.version import __version__
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-MODEL, OPTIMIZER, CONTENTS = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
+MODEL, OPTIMIZER, CONTENTS = "model.safetensors", "optimizer.safetensors", CHECKPOINT
 #: a run's file that names its newest checkpoint, and the directory of all
 LAST, FOLDER = "last", "checkpoints"
 #: ends the name of a checkpoint that was found damaged and set aside
