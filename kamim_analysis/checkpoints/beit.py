@@ -62,7 +62,6 @@ def convert(state: State, hints: Hints) -> Recognised:
             "use_rel_pos_bias": any(key.startswith("blocks.") for key in _tables(state)),
             "use_shared_rel_pos_bias": "rel_pos_bias.relative_position_bias_table" in state,
             "global_pool": "token" if whole else "avg",
-            "use_fc_norm": not whole,
         },
         encoder=_with_norm(state, width),
         announcements=guess,

@@ -162,7 +162,8 @@ def test_another_image_size_is_exported(masked_vit, run_of, tmp_path):
 def test_what_timm_itself_saved_is_opened(tiny_vit, tmp_path, images):
     """timm's own function counts num_classes and in_chans among the arguments."""
     encoder = tiny_vit()
-    timm.models.save_for_hf(encoder, str(tmp_path / "theirs"), safe_serialization=True)
+    arguments = encoder.model_args | {"num_classes": 0, "in_chans": 3}  # timm before 1.0.31 has to be told them
+    timm.models.save_for_hf(encoder, str(tmp_path / "theirs"), safe_serialization=True, model_args=arguments)
     out = exported(tmp_path / "theirs", tmp_path)
     theirs = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     torch.testing.assert_close(theirs.forward_features(images), encoder.forward_features(images), **EXACT)

@@ -198,7 +198,7 @@ def test_compressed_text_and_profiles_of_a_png_are_bombs_too():
     chunks = {"text": chunk(b"zTXt", b"Comment\0\0" + zeros), "profile": chunk(b"iCCP", b"p\0\0" + zeros)}
     assert read_rgb(io.BytesIO(png(16, 16)), "sound").shape == (16, 16, 3)
     for name, bomb in chunks.items():
-        with at_most_mib(60), pytest.raises(UnreadableImage, match="too large"):
+        with at_most_mib(60), pytest.raises(UnreadableImage, match="(?i)too large"):
             read_rgb(io.BytesIO(png(16, 16, bomb)), name)
 
 
@@ -395,7 +395,7 @@ def _each_named_once(caplog: pytest.LogCaptureFixture, unreadable: set[str], *, 
     assert set(named) == unreadable if all_of_them else len(unreadable) - 4 <= len(set(named) & unreadable)
 
 
-@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from")
 def test_analyses_figures_and_report_hold_every_name(strange, tiny_run, tmp_path, caplog):
     root, unreadable = strange
     out = tmp_path / "results"
