@@ -4,6 +4,7 @@ A process whose files may not grow beyond a limit stands for the full disk (it w
 until the command succeeds, so that every file it writes is the first that does not fit; a small tmpfs is a real one.
 """
 
+import gc
 import io
 import json
 import os
@@ -153,6 +154,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     if mounted:
+        gc.collect()  # NumPy 1.26 leaves the archive that did not fit open until it is collected
         subprocess.run(["umount", str(place)], check=True)
 
 
