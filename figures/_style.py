@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from kamim_analysis import plugins
 from kamim_analysis.results import Results
@@ -114,9 +114,9 @@ def line_inches() -> float:
 
 def text_inches(text: str, points: float | None = None) -> float:
     """Width of a line of type, with room for a screen, where letters are whole pixels wide."""
-    plain = text.replace("$", r"\$") or " "  # a dollar is no formula
-    path = TextPath((0, 0), plain, prop=FontProperties(family=_FONT, size=points or style().points))
-    return _ON_SCREEN * float(path.get_extents().width) / _POINTS_PER_INCH
+    font = FontProperties(family=_FONT, size=points or style().points)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)  # a dollar is no formula
+    return _ON_SCREEN * float(width) / _POINTS_PER_INCH
 
 
 def wrapped(text: str, inches: float, points: float | None = None) -> str:

@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def fill_up(run: str, pictures: str, results: str, place: str) -> None:
     """Print, for each command, each failure: the limit in bytes, its line, what it left and what was lost."""
-    import torch.distributed.nn  # torch 2.7 writes a file of its own when it is first imported  # noqa: F401
+    import torch.distributed.nn  # torch 2.8 writes a file of its own when it is first imported  # noqa: F401
 
     told = {}
     for name, command in commands(run, pictures, results).items():

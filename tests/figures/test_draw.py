@@ -22,8 +22,16 @@ def test_every_figure_is_written_as_png_and_pdf(drawn: Results) -> None:
         assert b"CreationDate" not in pdf
 
 
-def test_drawing_again_gives_the_same_bytes_in_the_papers_order(drawn: Results, drawable: Results) -> None:
-    assert draw_all(drawable.directory)[:3] == ["reconstructions", "token_tsne", "fourier"]
+def test_another_process_draws_the_same_bytes_in_the_papers_order_with_neither_torch_nor_pyplot(
+    drawn: Results, drawable: Results
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; from kamim_analysis.figures._draw import draw_all; "
+        "print(*draw_all(Path(sys.argv[1]))[:3], *{'torch', 'matplotlib.pyplot', 'seaborn'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", script, str(drawable.directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["reconstructions", "token_tsne", "fourier"]
     first, second = (
         {path.name: path.read_bytes() for path in [*(found / "figures").iterdir(), found / "report.html"]}
         for found in (drawn.directory, drawable.directory)
@@ -42,12 +50,12 @@ def test_chosen_figures_only_are_redrawn_and_the_report_keeps_the_others(drawabl
     assert page.index('id="fourier"') < page.index('id="knn"')
 
 
-def test_figure_of_earlier_results_does_not_survive(control_only: Results) -> None:
-    folder = control_only.directory / "figures"
+def test_figure_of_earlier_results_does_not_survive(empty: Results) -> None:
+    folder = empty.directory / "figures"
     folder.mkdir()
     for suffix in (".png", ".pdf", ".csv", ".txt"):
         (folder / f"reconstructions{suffix}").write_bytes(b"old")
-    assert "reconstructions" not in draw_all(control_only.directory)
+    assert "reconstructions" not in draw_all(empty.directory)
     assert not list(folder.glob("reconstructions.*"))
 
 
@@ -63,13 +71,3 @@ def test_directory_without_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no analysis: metrics\.csv is missing"):
         draw_all(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_drawing_needs_neither_torch_nor_pyplot(control_only: Results) -> None:
-    script = (
-        "import sys; from pathlib import Path; from kamim_analysis.figures._draw import draw_all; "
-        "draw_all(Path(sys.argv[1])); print(*{'torch', 'matplotlib.pyplot', 'seaborn'} & {*sys.modules})"
-    )
-    command = [sys.executable, "-c", script, str(control_only.directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""

@@ -154,7 +154,7 @@ def test_controls_are_marked_and_missing_numbers_are_dashes(page: Page) -> None:
 def test_what_was_guessed_or_left_out_of_weights_is_said_before_the_numbers(page: Page, control_only: Results) -> None:
     assert "left out: <b>head</b>.weight" in page.text
     assert page.text.index("About the weights") < page.text.index(next(iter(figure_modules().values())).TITLE)
-    draw_all(control_only.directory)
+    draw_all(control_only.directory, [])
     assert "About the weights" not in page_of(control_only.directory).text
 
 
@@ -165,7 +165,7 @@ def test_all_means_over_heads_are_listed_and_no_single_head(page: Page, drawn: R
 
 
 def test_skipped_figure_is_listed_with_its_reason(control_only: Results) -> None:
-    draw_all(control_only.directory)
+    draw_all(control_only.directory, ["reconstructions", "knn"])
     page = page_of(control_only.directory)
     title = figure_modules()["reconstructions"].TITLE
     assert f"{title} (reconstructions): untrained (random): its weights hold no <mask> token" in page.text
