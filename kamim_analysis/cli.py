@@ -43,7 +43,7 @@ def _mistake(error: Exception, arguments: Sequence[str]) -> str | None:
     short_of = memory.shortage(error)
     # first: what could not be built, read or loaded is told by a mistake that memory was the cause of
     if short_of is not None and arguments:
-        module = plugins.load(_COMMANDS, arguments[0], "command")
+        module = sys.modules.get(f"{_COMMANDS}.{arguments[0]}")  # where memory is short, no folder may be listed either
         lighter = getattr(module, "LESS_MEMORY", "take less at a time, or a machine with more")
         return f"this does not fit into memory ({short_of}); {lighter}"
     if isinstance(error, UserError):

@@ -134,7 +134,7 @@ def test_what_users_wrote_is_text(page: Page, drawn: Results) -> None:
 
 
 def test_key_numbers_are_the_last_layers(page: Page, drawn: Results) -> None:
-    table = drawn.metrics.set_index(["model", "analysis", "statistic"])
+    table = drawn.metrics.set_index(["model", "analysis", "statistic"]).sort_index()
     row = table.loc[("SimMIM", "knn", "top1_k10")].squeeze()
     assert "%, k = 10" in page.text, "the k nearest to 20"
     assert f"{100 * row.value:.1f}[{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]" in page.text
