@@ -60,7 +60,7 @@ with processes.joined():
         alone, parted = made(), sharded()
         for whole, part in zip(alone.parameters(), parted.parameters()):
             whole.grad = torch.randn_like(whole)
-            part.grad = dtensors.placed(whole.grad, part)
+            part.grad = dtensors.placed(whole.grad.clone(), part)  # which may share memory with it
             assert torch.equal(dtensors.whole(part.grad), whole.grad)
             assert dtensors.local([part])[0].numel() < whole.numel() or whole.numel() == 1 or len(whole) == 1
         totals = [clip(model.parameters(), 1.5, each=each) for model in (alone, parted)]
