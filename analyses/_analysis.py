@@ -77,8 +77,10 @@ class Findings:
         #: [images] by analysis, statistic and layer: what a comparison of two models on the same images pairs
         self.samples: Samples = {}
 
-    def add(self, statistic: str, values: NDArray[np.floating], layers: Sequence[int | None]) -> None:
-        """Each image's number at each layer, [images, layers]: their means with intervals become rows."""
+    def add(
+        self, statistic: str, values: NDArray[np.floating] | NDArray[np.bool_], layers: Sequence[int | None]
+    ) -> None:
+        """Each image's number or whether it is right, at each layer, [images, layers]: rows of means with intervals."""
         self.rows += rows_of(self.analysis, statistic, values, layers=layers, protocol=self.protocol)
         for i, layer in enumerate(layers):
             self.samples[self.analysis, statistic, layer] = values[:, i].astype(np.float32)

@@ -178,7 +178,7 @@ class FrequencyBias(Analysis):
         for state in ("features", *self._filters()):
             predicted = knn_predicted(self.collected(state), bank, bank_labels, [k], leave_one_out=leave_one_out)[k]
             name = "unfiltered" if state == "features" else state
-            findings.add(f"top1_{name}", as_array(predicted == labels)[:, None], [self.subject.layers])
+            findings.add(f"top1_{name}", (predicted == labels).numpy()[:, None], [self.subject.layers])
         findings.arrays.update(self._about_filters())
         commonest = int(bank_labels.bincount().argmax())
         findings.arrays.update(k=np.array(k), majority=as_array((labels == commonest).double().mean()))

@@ -10,7 +10,7 @@ from torch import Tensor
 from kamim_analysis.errors import UserError
 from kamim_analysis.protocol import protocol
 
-from ._analysis import Analysis, Batch, Findings, Subject, as_array
+from ._analysis import Analysis, Batch, Findings, Subject
 from ._directions import unit
 from .evaluation.feature_protocol import feature_items
 
@@ -230,7 +230,7 @@ class KNN(Analysis):
             findings.absent = "all pictures that can be neighbours are of one class"
         else:
             for k, right in knn_correct(features, labels, bank, bank_labels, ks).items():
-                findings.add(f"top1_k{k}", as_array(right)[:, None], [self.subject.layers])
+                findings.add(f"top1_k{k}", right.numpy()[:, None], [self.subject.layers])
         return findings
 
 

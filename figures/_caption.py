@@ -25,14 +25,22 @@ def caption(results: Results, module: FigureModule, numbers: pd.DataFrame) -> st
         _data(results, labels, _images(results, numbers, module)),
     ]
     if not module.EXAMPLES and "ci_low" in numbers and numbers["ci_low"].notna().any():
-        parts.append(f"Intervals: 95% percentile bootstrap over images{_seeds(numbers)}.")
+        parts.append(_intervals(numbers[numbers["ci_low"].notna()]))
     return " ".join([*parts, f"Source: {module.SOURCE}."])
 
 
-def _seeds(numbers: pd.DataFrame) -> str:
-    """Numbers of several seeds, which their protocol tells, have intervals over both."""
-    counts = {items(text).get("seeds", "1") for text in numbers.get("protocol", ())}
-    return " and seeds" if counts - {"1"} else ""
+def _intervals(numbers: pd.DataFrame) -> str:
+    """How the intervals were found: those of several seeds, which their protocol tells, are over both."""
+    seeds = [items(text).get("seeds", "1") != "1" for text in numbers.get("protocol", [""] * len(numbers))]
+    # a difference of two accuracies is no share
+    names = [""] * len(numbers) if "difference" in numbers else numbers.get("statistic", [""] * len(numbers))
+    shares = [bool(_SHARE.match(name)) and not several for name, several in zip(names, seeds, strict=True)]
+    if all(shares):
+        return "Intervals: 95% score intervals (Wilson) over images."
+    return (
+        f"Intervals: 95% percentile bootstrap over images{' and seeds' * any(seeds)}"
+        f"{', of accuracies score intervals (Wilson)' * any(shares)}."
+    )
 
 
 def labels_in(results: Results, numbers: pd.DataFrame) -> list[str]:
@@ -42,6 +50,8 @@ def labels_in(results: Results, numbers: pd.DataFrame) -> list[str]:
     return [label for label in results.models if label in named]
 
 
+# of which each image is right or wrong
+_SHARE = re.compile(r"top\d+(_|$)|majority$")
 # of a model, or of a pair of them
 _LABEL_COLUMNS = ("model", "other_model", "model_a", "model_b")
 

@@ -41,7 +41,7 @@ def headline_table(results: Results) -> str:
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Key numbers"><table>\n'
         f'<thead><tr><th scope="col">model</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
-        '<p class="soft">Below each value: its 95% bootstrap interval over images. A masked L1 below the L1 of the '
+        '<p class="soft">Below each value: its 95% interval over images. A masked L1 below the L1 of the '
         "mean colour says that a model predicts hidden pixels better than each picture's own mean colour would.</p>"
     )
 

@@ -78,7 +78,7 @@ def numbers(results: Results) -> pd.DataFrame:
     sides = {label: min(results.model(label)["image_size"]) for label in results.models}
     # of no rows at all, what is mapped would be text
     table = table.assign(nyquist=2 * table.cycles / table.model.map(sides).astype(float))
-    columns = ["model", "filter", "cycles", "nyquist", "value", "ci_low", "ci_high", "images"]
+    columns = ["model", "statistic", "filter", "cycles", "nyquist", "value", "ci_low", "ci_high", "images"]
     return table[columns].sort_values(["model", "filter", "cycles"], kind="stable").reset_index(drop=True)
 
 

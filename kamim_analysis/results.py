@@ -48,13 +48,13 @@ class Row(NamedTuple):
 def rows_of(
     analysis: str,
     statistic: str,
-    values: NDArray[np.floating],
+    values: NDArray[np.floating] | NDArray[np.bool_],
     *,
     layers: Sequence[int | None],
     head: int | None = None,
     protocol: str = "",
 ) -> list[Row]:
-    """Rows for per-image values [images, layers]: mean over images with bootstrap interval, one for each layer."""
+    """Rows for per-image values [images, layers]: mean over images with `mean_interval`, one for each layer."""
     mean, low, high = mean_interval(values)
     return [
         Row(analysis, layer, head, statistic, float(mean[i]), float(low[i]), float(high[i]), len(values), protocol)

@@ -72,7 +72,8 @@ def _write(
     samples: results.Samples = {}
     for k, correct in judged.correct.items():
         values = correct.numpy()
-        rows += results.rows_of(objective.ANALYSIS, f"top{k}", values[:, None], layers=[layer], protocol=told)
+        right = values[:, None] > 0
+        rows += results.rows_of(objective.ANALYSIS, f"top{k}", right, layers=[layer], protocol=told)
         samples[objective.ANALYSIS, f"top{k}", layer] = values
     learned = range(len(start.pictures))
     data = ChosenPictures(start.data.source, start.data.test, judged.indices, start.pictures, [*learned], unreadable)

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kamim_analysis import plugins
@@ -161,11 +162,12 @@ def outcome_rows(
 
     Samples: each picture's mean over seeds, less those of `entropy` that no picture changes (mean, central).
     """
-    right = {name: outcome.judged.right.double().numpy() for name, outcome in outcomes.items()}
+    right = {name: outcome.judged.right.numpy() for name, outcome in outcomes.items()}
+    columns: dict[str, tuple[NDArray[np.floating] | NDArray[np.bool_], str]]
     columns = {f"top1_{name}": (values, name) for name, values in right.items()}
     for base in BASELINES:
         if base in right:
-            gains = {name: values - right[base] for name, values in right.items() if name != base}
+            gains = {name: values - 1.0 * right[base] for name, values in right.items() if name != base}
             columns |= {f"gain_over_{base}_{name}": (gain, difference(name, base)) for name, gain in gains.items()}
     for name, outcome in outcomes.items():
         evenness = outcome.judged.entropy, outcome.judged.entropy_of_average

@@ -105,7 +105,7 @@ def _findings(
     layer and pooling chosen on the held-out pictures, the number to report; its sample has no layer, so that models are
     compared each at its own. `majority`: accuracy of always naming the commonest class of the training pictures.
     """
-    of_majority = parts.majority_right.numpy().astype(np.float64)[:, None]
+    of_majority = parts.majority_right.numpy()[:, None]
     rows = rows_of(ANALYSIS, "majority", of_majority, layers=[None], protocol=protocol(evaluation="majority"))
     samples: Samples = {}
     best = best_of(trials)
@@ -114,7 +114,7 @@ def _findings(
     for key, trial in trials.items():
         layer, pooling = key
         told = _protocol(opened, key, trial, parts, settings, final_norm=wanted.normed(layer, last))
-        right = trial.test_right[:, trial.chosen].numpy().astype(np.float64)
+        right = trial.test_right[:, trial.chosen].numpy()
         mean, low, high = (float(number) for number in crossed_interval(right))
         rate = settings.recipe.learning_rates[trial.chosen]
         none = float("nan")

@@ -23,7 +23,7 @@ from kamim_analysis.results import Row, Samples
 from kamim_analysis.runtime import best_device
 from kamim_analysis.sampling import ChosenPictures
 
-from .._analysis import Findings, as_array
+from .._analysis import Findings
 from ..knn import TEMPERATURE, faiss_knows_gpus, knn_correct, knn_protocol
 from .feature_protocol import feature_items
 from .few_shot import check_labels, check_shots, few_shot_correct, few_shot_rows, fitting_ks, shots
@@ -118,7 +118,7 @@ class _Judged:
         found = Findings("knn", protocol=told)
         neighbours, labels = bank or (None, None)
         for k, right in knn_correct(*queries, neighbours, labels, ks, temperature).items():
-            found.add(self._name(f"top1_k{k}", key), as_array(right.cpu())[:, None], [key[0]])
+            found.add(self._name(f"top1_k{k}", key), right.cpu().numpy()[:, None], [key[0]])
         self.rows += found.rows
         self.samples |= found.samples
 

@@ -13,7 +13,7 @@ from ._matching import Found, closest, find, fits, fits_no_line
 NOT_RUN = "not run"
 UNLIKE, UNSURE = "≠", "?"
 LEGEND = (
-    "Measured: ours, with its 95% bootstrap interval over images, few-shot over choices of pictures too; it says "
+    "Measured: ours, with its 95% interval over images, few-shot over choices of pictures too; it says "
     "nothing of other training runs. A numbered note tells its protocol, with the paper's in brackets where that is "
     f"another or ours is not told. {UNLIKE}: in another protocol than the paper's, so the two must not be compared as "
     "they stand. "

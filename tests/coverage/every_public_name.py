@@ -42,7 +42,7 @@ def weigh(image: NDArray[np.uint8], maps: Tensor) -> Tensor:
 def compare(features: Tensor, labels: Tensor, pictures: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """Numbers of features and predictions, with intervals."""
     right = assert_type(ka.knn_correct(features, labels, None, None, ks=[20]), dict[int, Tensor])
-    mean, low, high = ka.mean_interval(right[20].double().numpy())
+    mean, low, high = ka.mean_interval(right[20].numpy())
     assert_type(low, NDArray[np.float64])
     assert_type(ka.reconstruction_quality(pictures, pictures, mask).psnr_masked, NDArray[np.float64])
     assert_type(ka.linear_cka(pictures[0, :, :, 0], pictures[0, :, :, 1]), float)

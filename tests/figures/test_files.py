@@ -64,8 +64,19 @@ def test_caption_tells_models_data_and_intervals(name: str, drawn: Results) -> N
     assert "/data" not in text, "where the data lie is nothing for a paper"
     table = read(drawn, name)
     has_intervals = "ci_low" in table and bool(table.ci_low.notna().any())
-    over = "images and seeds" if name in ("aggregation", "few_shot") else "images"
-    assert (f"Intervals: 95% percentile bootstrap over {over}." in text) == (has_intervals and not module.EXAMPLES)
+    told = "95% percentile bootstrap over images"
+    if name in ("aggregation", "few_shot"):
+        told = "95% percentile bootstrap over images and seeds"
+    elif name in ("fast_probe", "frequency_bias", "knn", "knn_layers"):
+        told = "95% score intervals (Wilson) over images"
+    assert (f" Intervals: {told}. " in text) == (has_intervals and not module.EXAMPLES)
+
+
+def test_intervals_of_accuracies_among_other_numbers_are_told(drawable: Results) -> None:
+    both = drawable.metrics[drawable.metrics.analysis.isin(["knn", "fourier"])]
+    assert "over images, of accuracies score intervals (Wilson)." in caption(
+        drawable, figure_modules()["fourier"], both
+    )
 
 
 def test_caption_of_one_model_names_its_architecture(control_only: Results) -> None:
