@@ -41,7 +41,7 @@ def mean_interval(
     >>> [round(float(end[0]), 3) for end in mean_interval(np.full((24, 1), True))]
     [1.0, 0.862, 1.0]
     """
-    shares = values.dtype == np.bool_
+    shares = np.asarray(values).dtype == np.bool_
     values = np.asarray(values, np.float64)
     images = len(values)
     flat = values.reshape(images, -1)
@@ -90,7 +90,7 @@ def crossed_interval(
     >>> round(float(mean), 3), bool(low <= mean <= high)
     (0.667, True)
     """
-    if len(values) == 1 and values.dtype == np.bool_:
+    if len(values) == 1 and np.asarray(values).dtype == np.bool_:
         return mean_interval(values[0], confidence=confidence)
     values = np.asarray(values, np.float64)
     values = values[:, ~np.isnan(values).all(axis=(0, *range(2, values.ndim)))]
