@@ -73,11 +73,12 @@ def few_shot_rows(
     `seed_deviation_{name}`: standard deviation of the seeds' accuracies (n - 1), none for a single seed. `names`: of
     the last axis.
     """
-    mean, low, high = crossed_interval(right)
-    by_seed = np.nanmean(right, axis=1)
-    deviation = by_seed.std(0, ddof=1) if len(right) > 1 else np.full(len(names), np.nan)
     # a picture that was drawn in every seed was never judged
     judged = ~np.isnan(right).all(axis=(0, 2))
+    # of a single seed a picture is right or wrong
+    mean, low, high = crossed_interval(right[:, judged] > 0 if len(right) == 1 else right)
+    by_seed = np.nanmean(right, axis=1)
+    deviation = by_seed.std(0, ddof=1) if len(right) > 1 else np.full(len(names), np.nan)
     rows, samples = [], {}
     for i, name in enumerate(names):
         of_name = (float(mean[i]), float(low[i]), float(high[i]), int(judged.sum()), protocol)

@@ -98,7 +98,7 @@ def test_a_single_draw_is_said_to_be_one(drawable: Results) -> None:
     results.__dict__["metrics"] = table.assign(protocol=table.protocol.str.replace("seeds=5", "seeds=1"))
     told = caption(results, few_shot, few_shot.numbers(results))
     assert "a single draw of the labelled ones" in told
-    assert "bootstrap over images." in told
+    assert "95% score intervals (Wilson) over images." in told
 
 
 def test_the_report_of_knn_alone_has_its_headline_and_both_figures(by_layer: Results) -> None:
