@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from kamim_analysis.analyses.evaluation.few_shot import check_labels, few_shot_correct, few_shot_rows, fitting_ks, shots
 from kamim_analysis.analyses.knn import knn_correct
@@ -104,9 +105,12 @@ def test_rows_are_mean_crossed_interval_and_deviation_over_seeds():
     assert samples["top1_v5_k1"][3] == pytest.approx(right[1:, 3, 0].mean())
 
 
-def test_a_single_seed_has_no_deviation():
-    rows, _ = few_shot_rows(np.ones((1, 5, 1)), ["v1_k1"], 1, "")
+def test_a_single_seed_has_no_deviation_and_wilsons_interval_of_the_judged():
+    right = np.array([1.0, 1.0, np.nan, 0.0, 1.0, np.nan])[None, :, None]
+    rows, _ = few_shot_rows(right, ["v1_k1"], 1, "")
     assert np.isnan(rows[1].value)
+    expected = binomtest(3, 4).proportion_ci(method="wilson")
+    assert rows[0][4:8] == pytest.approx((0.75, expected.low, expected.high, 4))
 
 
 @pytest.mark.parametrize(
