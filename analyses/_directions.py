@@ -22,7 +22,7 @@ def unit(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
             [0.0000, 0.0000]])
     """
     whole = at_least_float32(vectors)
-    norm = torch.linalg.vector_norm(whole, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(whole, dim=-1, keepdim=True)
     if ((norm > _SHORT) & (norm < _LONG)).all():  # as good as always, and a twentieth of the time
         return whole / norm
     _, exponent = torch.frexp(whole.detach().abs().amax(-1, keepdim=True))
